@@ -1,0 +1,1 @@
+"""What every room may use: the tables between rooms, the error tree, provenance, progress, and mapping over shards."""

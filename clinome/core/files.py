@@ -1,0 +1,97 @@
+"""Writing results so that nothing is ever half-written: a temporary name beside the target, then a rename.
+
+>>> import tempfile, pathlib
+>>> folder = pathlib.Path(tempfile.mkdtemp())
+>>> with replacing(folder / "a.txt") as temporary:
+...     _ = temporary.write_text("whole")
+>>> (folder / "a.txt").read_text()
+'whole'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clinome.core.errors import OutputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of ``path``; rename it to ``path`` when the block ends well, delete it otherwise.
+
+    The temporary name keeps the suffixes of ``path`` (writers look at them) and holds the process id, so that two processes
+    never share one.
+
+    Raises
+    ------
+    OutputError
+        When the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if _about(error, path, temporary):
+            raise OutputError(
+                "the result cannot be written", where=path, got=error.strerror, do="choose another folder with --out, or free space"
+            ) from error
+        raise
+    finally:
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def _about(error: OSError, path: Path, temporary: Path) -> bool:
+    """Tell an error of writing ``path`` from one of reading something else inside the block."""
+    named = [Path(str(name)) for name in (error.filename, error.filename2) if name is not None]
+    return not named or any(name in (path, temporary, *path.parents) for name in named)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically and with sorted keys, so that equal values are equal bytes."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+
+def usable_folder(path: str | Path) -> Path:
+    """Make the folder ``path`` if it is not there and see that it can be written, before hours of work are spent.
+
+    Raises
+    ------
+    OutputError
+        When it is a file, or cannot be made or written.
+    """
+    path = Path(path)
+    with replacing(path / ".writable") as temporary:
+        temporary.touch()
+    (path / ".writable").unlink()
+    return path
+
+
+def file_name(name: str, taken: set[str] | None = None) -> str:
+    """Turn a trait's name into one that every file system can hold; distinct names stay distinct within ``taken``.
+
+    ``taken`` is compared without case (some file systems fold it) and is updated.
+
+    >>> file_name("HDL / LDL ratio")
+    'HDL_LDL_ratio'
+    >>> taken = set(); file_name("a/b", taken), file_name("a b", taken)
+    ('a_b', 'a_b_2')
+    """
+    base = re.sub(r"[^\w.+=@-]+", "_", name).strip("_.")[:120] or "trait"
+    if taken is None:
+        return base
+    candidate, count = base, 2
+    while candidate.lower() in taken:
+        candidate, count = f"{base}_{count}", count + 1
+    taken.add(candidate.lower())
+    return candidate

@@ -1,0 +1,357 @@
+"""Every table that passes between rooms: its columns, their types and units, one sentence each.
+
+A table is a Polars frame in memory and Parquet on disk. Rooms hand tables to each other, never objects. ``check`` is
+called where a table enters a room. Domains that do not exist yet add their tables here when they come.
+
+>>> import polars as pl
+>>> check(pl.DataFrame({"participant_id": ["a"], "split": ["train"]}), SPLITS).shape
+(1, 2)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from clinome.core.errors import SchemaError
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: name, Polars type, meaning with unit, and whether a table may lack it or leave it empty."""
+
+    name: str
+    dtype: type[pl.DataType]
+    meaning: str
+    required: bool = True
+    nullable: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """The specification of a table.
+
+    ``a_row_is`` says what one row stands for; ``key`` names the columns that together identify a row; ``others`` is the
+    type of any further column (``None``: none are allowed).
+    """
+
+    name: str
+    a_row_is: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    others: str | None = None
+
+
+_ID = Column(
+    "participant_id", pl.String, "the person, as text; identifiers are never numbers (leading zeros matter)", nullable=False
+)
+
+PARTICIPANTS = Table(
+    "participants",
+    "a person",
+    (
+        _ID,
+        Column("sex", pl.String, "'male' or 'female'; null when unknown", required=False),
+        Column("birth_date", pl.Date, "date of birth", required=False),
+        Column("family_id", pl.String, "people sharing it stay on one side of every split", required=False),
+        Column("site", pl.String, "recruitment or imaging centre", required=False),
+        Column("ancestry", pl.String, "genetic-ancestry group", required=False),
+    ),
+    key=("participant_id",),
+)
+PHENOTYPES = Table("phenotypes", "a person", (_ID,), key=("participant_id",), others="one float column a trait; null is missing")
+COVARIATES = Table(
+    "covariates", "a person", (_ID,), key=("participant_id",), others="numeric or text (categorical) columns; null is missing"
+)
+IMAGES = Table(
+    "images",
+    "a picture or an image series",
+    (
+        Column("image_id", pl.String, "unique name of the picture", nullable=False),
+        _ID,
+        Column("path", pl.String, "the file, relative to the folder of this table or absolute", nullable=False),
+        Column("laterality", pl.String, "'left' or 'right'; null when the organ is single", required=False),
+        Column("visit", pl.Int64, "0 for the first visit, then 1, 2, …", required=False),
+        Column("date", pl.Date, "acquisition date", required=False),
+        Column("modality", pl.String, "e.g. 'fundus photograph'", required=False),
+        Column("site", pl.String, "imaging centre", required=False),
+        Column("scanner", pl.String, "camera or scanner", required=False),
+    ),
+    key=("image_id",),
+    others="numeric nuisance columns (illumination, blur, …)",
+)
+VARIANTS = Table(
+    "variants",
+    "a variant with one effect allele (multiallelic sites are split)",
+    (
+        Column(
+            "variant_id", pl.String, "identifier in the file; '.' or empty become chromosome:position:other:effect", nullable=False
+        ),
+        Column(
+            "chromosome", pl.String, "'1' … '22', 'X', 'Y', 'MT', without 'chr'; other species: their own names", nullable=False
+        ),
+        Column("position", pl.Int64, "base pair, 1-based; 0 is allowed and means unknown", nullable=False),
+        Column("effect_allele", pl.String, "the counted allele; beta is per copy of it", nullable=False),
+        Column("other_allele", pl.String, "the allele that is not counted", nullable=False),
+        Column("info", pl.Float64, "imputation INFO when the file states one", required=False),
+    ),
+    key=(),
+)
+SUMMARY_STATISTICS = Table(
+    "summary_statistics",
+    "a variant × trait",
+    (
+        *VARIANTS.columns,
+        Column("trait", pl.String, "the trait's name as given", nullable=False),
+        Column("effect_allele_frequency", pl.Float64, "in the people analysed for this trait"),
+        Column("n", pl.Int64, "people analysed"),
+        Column("beta", pl.Float64, "change in the trait per copy of the effect allele; null when it cannot be estimated"),
+        Column("standard_error", pl.Float64, "of beta"),
+        Column("neg_log_10_p_value", pl.Float64, "−log10 p (p itself underflows)"),
+    ),
+    key=(),
+)
+LOCI = Table(
+    "loci",
+    "an independent signal",
+    (
+        Column("locus", pl.Int64, "1, 2, … along the genome", nullable=False),
+        Column("variant_id", pl.String, "the lead variant", nullable=False),
+        Column("chromosome", pl.String, "of the lead", nullable=False),
+        Column("position", pl.Int64, "of the lead, base pair, 1-based", nullable=False),
+        Column("effect_allele", pl.String, "of the lead", nullable=False),
+        Column("other_allele", pl.String, "of the lead", nullable=False),
+        Column("effect_allele_frequency", pl.Float64, "of the lead"),
+        Column("start", pl.Int64, "first base pair of the merged window", nullable=False),
+        Column("end", pl.Int64, "last base pair of the merged window", nullable=False),
+        Column("traits", pl.String, "traits that reach significance in the window, joined by ','", nullable=False),
+        Column("best_trait", pl.String, "the trait of the lead's smallest p", nullable=False),
+        Column("neg_log_10_p_value", pl.Float64, "of the lead for best_trait", nullable=False),
+        Column("n_variants", pl.Int64, "variants in the window that reach significance", nullable=False),
+        Column("nearest_gene", pl.String, "when a gene table was given", required=False),
+        Column("gene_distance", pl.Int64, "base pairs from the lead to the gene, 0 inside", required=False),
+    ),
+    key=("locus",),
+)
+GENES = Table(
+    "genes",
+    "a gene",
+    (
+        Column("gene", pl.String, "symbol", nullable=False),
+        Column("chromosome", pl.String, "as in variants", nullable=False),
+        Column("start", pl.Int64, "first base pair, 1-based inclusive", nullable=False),
+        Column("end", pl.Int64, "last base pair, inclusive", nullable=False),
+    ),
+    key=(),
+    others="anything",
+)
+SPLITS = Table(
+    "splits",
+    "a person",
+    (_ID, Column("split", pl.String, "e.g. 'train', 'validation', 'test', or a fold", nullable=False)),
+    key=("participant_id",),
+)
+EXCLUSIONS = Table(
+    "exclusions",
+    "a person dropped at a stage",
+    (_ID, Column("stage", pl.String, "the step of the flow", nullable=False), Column("reason", pl.String, "why", nullable=False)),
+    key=("participant_id",),
+)
+FLOW = Table(
+    "flow",
+    "a step of the participant flow",
+    (
+        Column("stage", pl.String, "the step", nullable=False),
+        Column("reason", pl.String, "why people left at this step", nullable=False),
+        Column("dropped", pl.Int64, "people who left", nullable=False),
+        Column("remaining", pl.Int64, "people who stayed", nullable=False),
+    ),
+    key=(),
+)
+METRICS = Table(
+    "metrics",
+    "a number",
+    (
+        Column("name", pl.String, "what is measured", nullable=False),
+        Column("value", pl.Float64, "the estimate"),
+        Column("lower", pl.Float64, "lower end of the 95 % interval"),
+        Column("upper", pl.Float64, "upper end of the 95 % interval"),
+        Column("interval", pl.String, "how the interval was made", nullable=False),
+        Column("subgroup", pl.String, "the people (or thing) it is measured in; 'all' otherwise", nullable=False),
+    ),
+    key=(),
+)
+QUALITY = Table(
+    "quality",
+    "a number about one trait's quality",
+    (
+        Column("trait", pl.String, "the phenotype dimension", nullable=False),
+        Column(
+            "measure", pl.String, "'variance_share', 'left_right_icc', 'test_retest_icc', 'nuisance_r2:<column>'", nullable=False
+        ),
+        Column("value", pl.Float64, "the estimate"),
+        Column("lower", pl.Float64, "lower end of the 95 % interval"),
+        Column("upper", pl.Float64, "upper end of the 95 % interval"),
+        Column("n", pl.Int64, "people it rests on"),
+    ),
+    key=("trait", "measure"),
+)
+MANHATTAN = Table(
+    "manhattan",
+    "a variant, with its strongest evidence over all traits",
+    (
+        *VARIANTS.columns,
+        Column("effect_allele_frequency", pl.Float64, "over everybody in the scan"),
+        Column("best", pl.Float64, "largest −log10 p over the traits, uncorrected"),
+        Column("best_trait", pl.String, "the trait it belongs to"),
+        Column("omnibus", pl.Float64, "−log10 p of the rotation-invariant omnibus over the traits; null where there is none"),
+        Column("study_wide", pl.Float64, "−log10 of the variant's p corrected over traits and over the two kinds of test"),
+    ),
+    key=(),
+)
+QQ = Table(
+    "qq",
+    "a quantile of observed against expected −log10 p",
+    (
+        Column("test", pl.String, "a trait's name, 'omnibus', or 'all traits'", nullable=False),
+        Column("frequency_bin", pl.String, "minor-allele-frequency bin, or 'all'", nullable=False),
+        Column("expected", pl.Float64, "−log10 p expected without association", nullable=False),
+        Column("observed", pl.Float64, "−log10 p observed", nullable=False),
+    ),
+    key=(),
+)
+LAMBDAS = Table(
+    "lambdas",
+    "a genomic-control factor",
+    (
+        Column("test", pl.String, "a trait's name, 'omnibus', or 'all traits'", nullable=False),
+        Column("frequency_bin", pl.String, "minor-allele-frequency bin, or 'all'", nullable=False),
+        Column("lambda_gc", pl.Float64, "median χ² over its expectation"),
+        Column("n_variants", pl.Int64, "variants it rests on", nullable=False),
+    ),
+    key=("test", "frequency_bin"),
+)
+REGIONS = Table(
+    "regions",
+    "a variant in the window of a locus",
+    (
+        Column("locus", pl.Int64, "as in loci", nullable=False),
+        Column("variant_id", pl.String, "the variant", nullable=False),
+        Column("chromosome", pl.String, "as in variants", nullable=False),
+        Column("position", pl.Int64, "base pair, 1-based", nullable=False),
+        Column("neg_log_10_p_value", pl.Float64, "for the locus's best_trait"),
+        Column("r2", pl.Float64, "squared correlation of the allele counts with the lead's"),
+    ),
+    key=(),
+)
+GENOTYPE_PICTURES = Table(
+    "genotype_pictures",
+    "an average picture",
+    (
+        Column("locus", pl.Int64, "as in loci", nullable=False),
+        Column("variant_id", pl.String, "the lead variant", nullable=False),
+        Column("kind", pl.String, "'mean' of a genotype's people, or 'difference' of the two homozygotes", nullable=False),
+        Column("genotype", pl.String, "e.g. 'A/A'; empty for a difference", nullable=False),
+        Column("copies", pl.Int64, "copies of the effect allele; null for a difference"),
+        Column("n", pl.Int64, "people averaged", nullable=False),
+        Column("path", pl.String, "PNG file, relative to the folder of this table", nullable=False),
+    ),
+    key=(),
+)
+TRUE_LOCI = Table(
+    "true_loci",
+    "a locus planted by a simulation",
+    (
+        Column("variant_id", pl.String, "the causal variant", nullable=False),
+        Column("chromosome", pl.String, "as in variants", nullable=False),
+        Column("position", pl.Int64, "base pair, 1-based", nullable=False),
+        Column("effect_allele", pl.String, "the allele that raises the latent", nullable=False),
+        Column("latent", pl.String, "the anatomical latent it drives", nullable=False),
+        Column("variance_explained", pl.Float64, "share of the latent's variance", nullable=False),
+        Column("counted", pl.Boolean, "whether it counts in the demo's 'planted loci found' line", nullable=False),
+    ),
+    key=(),
+)
+
+TRUTH = Table(
+    "truth",
+    "a planted locus and what became of it",
+    (
+        *TRUE_LOCI.columns,
+        Column("found", pl.Boolean, "a locus was found within the stated distance", nullable=False),
+        Column("locus", pl.Int64, "the nearest found locus within the distance"),
+        Column("distance", pl.Int64, "base pairs between its lead and the causal variant"),
+    ),
+    key=(),
+)
+
+TABLES: tuple[Table, ...] = (
+    PARTICIPANTS,
+    PHENOTYPES,
+    COVARIATES,
+    IMAGES,
+    VARIANTS,
+    SUMMARY_STATISTICS,
+    LOCI,
+    GENES,
+    SPLITS,
+    EXCLUSIONS,
+    FLOW,
+    METRICS,
+    QUALITY,
+    MANHATTAN,
+    QQ,
+    LAMBDAS,
+    REGIONS,
+    GENOTYPE_PICTURES,
+    TRUE_LOCI,
+    TRUTH,
+)
+
+
+def check(frame: pl.DataFrame, table: Table, *, where: str | None = None) -> pl.DataFrame:
+    """Return ``frame`` with its columns cast to the types of ``table``, or raise what is wrong with it.
+
+    Lossless casts (an integer column where floats are wanted) are made; everything else is an error.
+
+    Raises
+    ------
+    SchemaError
+        For a missing column, a type that cannot be cast, a null where none may be, a repeated key, or a column that the
+        table does not know.
+    """
+    where = where or f"table {table.name!r}"
+    known = {column.name for column in table.columns}
+    casts = []
+    for column in table.columns:
+        if column.name not in frame.columns:
+            if not column.required:
+                continue
+            raise SchemaError(
+                f"column {column.name!r} is missing ({column.meaning})",
+                where=where,
+                got=", ".join(frame.columns) or "no columns",
+                expected=", ".join(c.name for c in table.columns if c.required),
+            )
+        if column.nullable is False and frame[column.name].null_count():
+            row = frame[column.name].is_null().arg_true()[0]
+            raise SchemaError(
+                f"column {column.name!r} has an empty value", where=f"{where}, row {row + 1}", expected=column.meaning
+            )
+        casts.append(pl.col(column.name).cast(column.dtype))
+    extra = [name for name in frame.columns if name not in known]
+    if extra and table.others is None:
+        raise SchemaError(f"column {extra[0]!r} is not part of {table.name!r}", where=where, expected=", ".join(sorted(known)))
+    try:
+        frame = frame.with_columns(casts)
+    except pl.exceptions.PolarsError as error:
+        raise SchemaError(f"a column of {table.name!r} has the wrong type: {str(error).splitlines()[0]}", where=where) from error
+    if table.key and frame.select(table.key).is_duplicated().any():
+        twice = frame.filter(frame.select(table.key).is_duplicated()).row(0, named=True)
+        raise SchemaError(
+            f"{' + '.join(table.key)} must be unique",
+            where=where,
+            got=" ".join(str(twice[k]) for k in table.key) + " more than once",
+        )
+    return frame

@@ -1,0 +1,32 @@
+"""Fixtures for every test: the real data (skipped, and named, where it is absent) and a seeded generator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Return the folder of a real data set by name, or skip the test and name what lacks."""
+
+    def folder(name: str) -> Path:
+        path = Path(os.environ.get("CLINOME_DATA", ROOT / ".." / "shared" / "data")).resolve() / name
+        if not path.is_dir():
+            if os.environ.get("CLINOME_CI"):
+                pytest.fail(f"data set {name} is not at {path}; CI lets no test skip")
+            pytest.skip(f"data set {name} is not at {path} (set CLINOME_DATA)")
+        return path
+
+    return folder
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(20261120)
