@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,3 +31,18 @@ def real_data() -> Callable[[str], Path]:
 @pytest.fixture
 def generator() -> np.random.Generator:
     return np.random.default_rng(20261120)
+
+
+@pytest.fixture
+def program() -> Callable[[str], str]:
+    """Return the path of an outside program by name, or skip the test and name what lacks (CI installs them all)."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            if os.environ.get("CLINOME_CI"):
+                pytest.fail(f"{name} is not installed; CI lets no test skip")
+            pytest.skip(f"{name} is not installed (make setup installs it where it may)")
+        return path
+
+    return find
