@@ -11,10 +11,14 @@ allele that the format marks as the counted or alternative one:
 Nothing is ever flipped towards the minor allele. Counts are integers, so that sums over people are exact: hard calls are
 0, 1, 2 (``scale`` 1); dosages are integers of ``1 / scale`` (255 for 8-bit BGEN, 16384 for PLINK 2 and VCF ``DS``, the
 resolution PLINK 2 stores); a missing value is −1.
+
+The rule for chromosomes, written once in :func:`chromosome_names`; for people in :func:`samples_table`; for variants in
+:func:`variants_table`; for genome builds in :func:`build_name` and :func:`agreed_build`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from clinome.core.errors import CohortError, FormatError, StudyError
 
 
 @dataclass(frozen=True)
@@ -77,3 +83,150 @@ def blocks(
     rows = np.arange(source.variants.height, dtype=np.int64) if variants is None else variants
     for start in range(0, len(rows), size):
         yield source.read(rows[start : start + size], samples)
+
+
+def chosen(rows: NDArray[np.int64], n: int, what: str = "variants", *, ascending: bool = True) -> NDArray[np.int64]:
+    """Return ``rows`` as int64 when they are rows of a table of ``n`` (and ascending), for a reader's first line.
+
+    Raises
+    ------
+    IndexError
+        For a row outside the table, or rows that do not ascend: an error of the calling code, not of a user.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    if rows.ndim != 1 or (len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= n)):
+        raise IndexError(f"{what} must be row numbers between 0 and {n - 1}")
+    if ascending and (np.diff(rows) <= 0).any():
+        raise IndexError(f"{what} must be read in ascending order, each once")
+    return rows
+
+
+def chromosome_names(raw: pl.Series) -> tuple[pl.Series, list[str]]:
+    """Write chromosomes the way ``core.schema.VARIANTS`` does; the second value are sentences for the log.
+
+    The prefix ``chr`` and leading zeros go; M becomes MT; PLINK's human codes 23, 24, 25 (XY, PAR1, PAR2) and 26 become X, Y,
+    X and MT, unless the file has a chromosome above 26 (then it is another species and the numbers are names).
+
+    Example
+    -------
+    >>> chromosome_names(pl.Series(["chr1", "02", "23", "XY", "chrM"]))[0].to_list()
+    ['1', '2', 'X', 'X', 'MT']
+    """
+    notes = []
+    names = {}
+    plain = {name: re.sub(r"^0+(?=\d)", "", re.sub(r"^chr", "", str(name), flags=re.IGNORECASE)) for name in raw.unique()}
+    human = not any(name.isdigit() and int(name) > 26 for name in plain.values())
+    codes = {"M": "MT", "XY": "X", "PAR1": "X", "PAR2": "X"} | ({"23": "X", "24": "Y", "25": "X", "26": "MT"} if human else {})
+    for name, short in plain.items():
+        upper = short.upper() if short.upper() in {"X", "Y", "M", "MT", "XY", "PAR1", "PAR2"} else short
+        names[name] = codes.get(upper, upper)
+    if human and (numbered := sorted(set(plain.values()) & {"23", "24", "25", "26"})):
+        notes.append(
+            f"chromosome codes {', '.join(numbered)} were read as PLINK's human codes (23 X, 24 Y, 25 pseudo-autosomal X, 26 MT)"
+        )
+    if any(short.upper() in {"XY", "PAR1", "PAR2"} or (human and short == "25") for short in plain.values()):
+        notes.append("pseudo-autosomal variants are counted on chromosome X")
+    return raw.cast(pl.String).replace_strict(names, return_dtype=pl.String), notes
+
+
+def variants_table(columns: dict[str, pl.Series], where: Path) -> tuple[pl.DataFrame, list[str]]:
+    """Make the ``variants`` table of a file from its raw columns, and the sentences for the log.
+
+    Parameters
+    ----------
+    columns
+        'variant_id', 'chromosome', 'position', 'effect_allele', 'other_allele' and, when the file has it, 'info', as read.
+        Ids that are null, empty or '.' become chromosome:position:other:effect; repeated ids are kept and noted.
+
+    Raises
+    ------
+    FormatError
+        For a variant without chromosome, position or alleles.
+    """
+    chromosome, notes = chromosome_names(columns["chromosome"])
+    table = pl.DataFrame(columns).with_columns(chromosome.alias("chromosome"), pl.col("position").cast(pl.Int64))
+    for name in ("chromosome", "position", "effect_allele", "other_allele"):
+        if table[name].null_count():
+            row = int(table[name].is_null().arg_true()[0])
+            raise FormatError(f"a variant has no {name.replace('_', ' ')}", where=f"{where}, variant {row + 1}")
+    unnamed = pl.col("variant_id").is_null() | pl.col("variant_id").is_in(["", "."])
+    n_unnamed = int(table.select(unnamed.sum()).item())
+    if n_unnamed:
+        filled = pl.concat_str("chromosome", "position", "other_allele", "effect_allele", separator=":")
+        table = table.with_columns(pl.when(unnamed).then(filled).otherwise(pl.col("variant_id")).alias("variant_id"))
+        notes.append(f"{n_unnamed} variants without id were named chromosome:position:other:effect")
+    repeated = table.height - table["variant_id"].n_unique()
+    if repeated:
+        notes.append(f"{repeated} variants repeat the id of another one; all are kept")
+    order = ["variant_id", "chromosome", "position", "effect_allele", "other_allele", *(["info"] if "info" in columns else [])]
+    return table.select(order), notes
+
+
+def samples_table(
+    where: Path, participant_id: pl.Series, *, family_id: pl.Series | None = None, sex: pl.Series | None = None
+) -> pl.DataFrame:
+    """Make the ``samples`` table of a file; FID '0' (or empty) is no family, sex codes are 1 / M male and 2 / F female.
+
+    Raises
+    ------
+    CohortError
+        When two samples share a participant id (IID); FID does not tell people apart.
+    """
+    n = len(participant_id)
+    if participant_id.n_unique() < n:
+        twice = participant_id.filter(participant_id.is_duplicated())
+        raise CohortError(
+            "two samples have the same participant id (IID)",
+            where=where,
+            got=f"{twice[0]!r} more than once ({len(twice)} samples share an id)",
+            expected="every IID once; families (FID) do not tell people apart",
+            do="rename them, for example with plink2 --update-ids or --set-iid, or leave the repeated samples out",
+        )
+    empty = pl.Series([None] * n, dtype=pl.String)
+    family = empty if family_id is None else family_id.replace({"0": None, "": None, "NA": None})
+    codes = {"1": "male", "2": "female", "M": "male", "F": "female", "m": "male", "f": "female"}
+    known = empty if sex is None else sex.replace_strict(codes, default=None, return_dtype=pl.String)
+    return pl.DataFrame({"participant_id": participant_id, "family_id": family, "sex": known})
+
+
+_BUILDS = {
+    "GRCh37": re.compile(r"grch37|hg19|hs37|b37|ncbi37|human_g1k_v37", re.IGNORECASE),
+    "GRCh38": re.compile(r"grch38|hg38|hs38|b38|ncbi38", re.IGNORECASE),
+    "NCBI36": re.compile(r"ncbi36|hg18|grch36|b36", re.IGNORECASE),
+}
+
+
+def build_name(text: str | None) -> str | None:
+    """Find the genome build that a header, a path of a reference or a person names.
+
+    Example
+    -------
+    >>> build_name("hg19"), build_name("file:///ref/GRCh38_full.fa"), build_name(None), build_name("GRCm39")
+    ('GRCh37', 'GRCh38', None, 'GRCm39')
+    """
+    if text is None:
+        return None
+    for name, pattern in _BUILDS.items():
+        if pattern.search(text):
+            return name
+    return text if re.fullmatch(r"\w+(\.p?\d+)?", text) else None
+
+
+def agreed_build(asked: str | None, stated: str | None, where: Path) -> str | None:
+    """Return the build of a file: what the caller says, or what the file states.
+
+    Raises
+    ------
+    StudyError
+        When both are given and differ.
+    """
+    asked, stated = build_name(asked), build_name(stated)
+    if asked and stated and asked != stated:
+        raise StudyError(
+            "the genome build that was asked for is not the one the file states",
+            where=where,
+            got=f"asked for {asked}",
+            expected=f"{stated}, as the file states",
+            do="leave the build out, or lift the file over before the analysis",
+        )
+    return asked or stated

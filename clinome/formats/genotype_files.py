@@ -1,0 +1,207 @@
+"""Open genotypes by name: one file, or a pattern with ``*`` over chromosomes; and write them in another format.
+
+The suffix names the format; a file's first bytes must agree with it, and stand in for a suffix that is not in the table.
+
+>>> sorted(SUFFIXES)
+['.bed']
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinome.core.errors import CohortError, FormatError, StudyError
+from clinome.formats.genotypes import Block, Genotypes, blocks, chosen
+from clinome.formats.plink import PlinkGenotypes, write_plink
+
+
+def _plink(path: Path, build: str | None, sample_file: Path | None) -> Genotypes:
+    return PlinkGenotypes(path, build=build)
+
+
+# One line a format: its suffixes and what opens it. A new format adds its lines here (docs/add_a_format.md).
+SUFFIXES: dict[str, Callable[[Path, str | None, Path | None], Genotypes]] = {
+    ".bed": _plink,
+}
+
+
+def open_genotypes(path: str | Path, *, build: str | None = None, sample_file: str | Path | None = None) -> Genotypes:
+    """Open a genotype file, or all files of a pattern with ``*`` as one.
+
+    Parameters
+    ----------
+    path
+        A file whose suffix is in ``SUFFIXES``; or a pattern such as ``ukb_chr*.bed``: files in natural order (chr2 before
+        chr10), which must hold the same people in the same order.
+    build
+        The genome build ('GRCh37', 'hg38', …), where the file does not state it.
+    sample_file
+        The .sample of a BGEN whose samples are not named in it; one for all files of a pattern.
+
+    Raises
+    ------
+    StudyError
+        When there is no such file (the message lists near names), or the build contradicts the file.
+    FormatError
+        When a file is broken, truncated or not what its name says.
+    CohortError
+        When ids repeat, or the files of a pattern hold different people.
+    """
+    path = Path(path)
+    sample_file = None if sample_file is None else Path(sample_file)
+    files = sorted(map(Path, glob.glob(str(path))), key=_natural) if "*" in str(path) else [path]  # noqa: PTH207 - absolute patterns
+    files = [file for file in files if not file.name.startswith(".")]
+    if not files or not files[0].exists():
+        raise _not_there(path)
+    opened = []
+    try:
+        for file in files:
+            opened.append(_format(file)(file, build, sample_file))
+        return opened[0] if len(opened) == 1 else GenotypeSet(opened)
+    except BaseException:
+        for source in opened:
+            source.close()
+        raise
+
+
+class GenotypeSet:
+    """Genotypes of the same people in several files (one a chromosome), as one :class:`Genotypes`.
+
+    Raises
+    ------
+    CohortError
+        When the files do not hold the same people in the same order.
+    StudyError
+        When they state different genome builds.
+    """
+
+    def __init__(self, sources: Sequence[Genotypes]) -> None:
+        first = sources[0]
+        for source in sources[1:]:
+            _same_people(first, source)
+        builds = {source.build for source in sources if source.build}
+        if len(builds) > 1:
+            raise StudyError("the files state different genome builds", where=first.paths[0].parent, got=", ".join(sorted(builds)))
+        self._sources = tuple(sources)
+        self._starts = np.cumsum([0, *(source.variants.height for source in sources)])
+        scales = [source.read(np.zeros(1, np.int64)).scale for source in sources if source.variants.height]
+        self._scale = math.lcm(*scales)
+        self.samples = first.samples
+        self.variants = pl.concat([source.variants for source in sources], how="diagonal")
+        self.build = next(iter(builds), None)
+        self.paths = tuple(path for source in sources for path in source.paths)
+        self.notes = tuple(f"{source.paths[0].name}: {note}" for source in sources for note in source.notes)
+
+    def read(self, variants: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Block:
+        """Read rows of the joint ``variants`` table (ascending) for rows of ``samples``."""
+        rows = chosen(variants, self.variants.height)
+        cuts = np.searchsorted(rows, self._starts)
+        parts: list[NDArray[np.int8] | NDArray[np.int32]] = [
+            _at_scale(source.read(rows[low:high] - start, samples), self._scale)
+            for source, start, low, high in zip(self._sources, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
+            if high > low or len(rows) == 0
+        ]
+        counts: NDArray[np.int32] = parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[assignment]
+        return Block(rows, counts, self._scale)
+
+    def close(self) -> None:
+        """Close every file."""
+        for source in self._sources:
+            source.close()
+
+
+def convert_genotypes(
+    source: Genotypes, path: str | Path, *, variants: NDArray[np.int64] | None = None, samples: NDArray[np.int64] | None = None
+) -> None:
+    """Write ``source``, or the given rows of its ``variants`` (ascending) and ``samples``, as a .bed.
+
+    Raises
+    ------
+    StudyError
+        When the suffix is not one that can be written, or dosages are to become a .bed, which holds hard calls only.
+    """
+    path = Path(path)
+    people = source.samples if samples is None else source.samples[samples]
+    table = source.variants if variants is None else source.variants[variants]
+    size = max(1, 2**26 // max(1, people.height))
+    counts = (_hard_calls(block, path) for block in blocks(source, size=size, variants=variants, samples=samples))
+    if path.suffix == ".bed":
+        write_plink(path, samples=people, variants=table, blocks=counts)
+    else:
+        raise StudyError("this format cannot be written", where=path, got=path.suffix or "no suffix", expected=".bed")
+
+
+def _hard_calls(block: Block, path: Path) -> NDArray[np.int8]:
+    if block.scale != 1:
+        raise StudyError("the genotypes are dosages, and a .bed holds hard calls only", where=path, do="write a .pgen instead")
+    return block.counts.astype(np.int8, copy=False)
+
+
+def _at_scale(block: Block, scale: int) -> NDArray[np.int8] | NDArray[np.int32]:
+    if block.scale == scale:
+        return block.counts
+    counts = block.counts.astype(np.int32)
+    counts[counts > 0] *= scale // block.scale
+    return counts
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _same_people(first: Genotypes, other: Genotypes) -> None:
+    mine, theirs = first.samples["participant_id"], other.samples["participant_id"]
+    if len(mine) != len(theirs):
+        got = f"{len(mine)} and {len(theirs)} people"
+    elif (differ := (mine != theirs).arg_true()).len():
+        row = int(differ[0])
+        got = f"sample {row + 1} is {mine[row]!r} in one and {theirs[row]!r} in the other"
+    else:
+        return
+    raise CohortError(
+        "the files of the pattern hold different people, or in another order",
+        where=f"{first.paths[0]} and {other.paths[0]}",
+        got=got,
+        do="bring them to the same people and order, for example with plink2 --keep and --indiv-sort file",
+    )
+
+
+def _format(path: Path) -> Callable[[Path, str | None, Path | None], Genotypes]:
+    """Choose what opens ``path`` by its suffix, checked against its first bytes."""
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
+    if path.suffix in {".bim", ".fam"}:
+        raise StudyError("name the .bed, not what lies beside it", got=path.name, expected=path.with_suffix(".bed").name)
+    if path.name.endswith(".bed.gz"):
+        raise FormatError("a .bed is read in place and cannot be compressed", where=path, do="gunzip the .bed and the .bim first")
+    if suffix is None:
+        raise FormatError(
+            "the name does not end as a genotype file does",
+            where=path,
+            got=path.suffix or "no suffix",
+            expected=", ".join(SUFFIXES),
+        )
+    return SUFFIXES[suffix]
+
+
+def _not_there(path: Path) -> StudyError:
+    """Say that no file matches, with the names that come nearest."""
+    if not path.parent.is_dir():
+        return StudyError(
+            "there is no such folder", where=path.parent, do="check the path; relative ones start at the current folder"
+        )
+    there = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    prefixed = [name for name in there if name.startswith(f"{path.name}.") and name.endswith(tuple(SUFFIXES))]
+    if prefixed:
+        return StudyError("a prefix is not enough: name the file", where=path, got=path.name, expected=" or ".join(prefixed))
+    near = difflib.get_close_matches(path.name, there, n=4, cutoff=0.5) or [n for n in there if n.endswith(tuple(SUFFIXES))][:4]
+    what = "no file matches the pattern" if "*" in path.name else "there is no such file"
+    return StudyError(what, where=path, do=f"names there: {', '.join(near)}" if near else "the folder holds no genotypes")

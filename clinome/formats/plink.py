@@ -1,0 +1,280 @@
+"""PLINK 1 files: the packed genotypes of a .bed with the variants of its .bim and the people of its .fam.
+
+Counts are copies of A1, the first allele of the .bim. Two bits a genotype, lowest bits first: 00 two copies of A1, 01
+missing, 10 one copy, 11 none. Variants with a negative position are left out, as PLINK itself does. The centimorgan, parent
+and phenotype columns are not read and are written as 0, 0 0 and −9.
+
+Source: the file format reference of PLINK 1.9 (Chang et al. 2015, doi 10.1186/s13742-015-0047-8), checked in the tests against
+what PLINK 2 reads from the same files.
+
+>>> import tempfile
+>>> path = Path(tempfile.mkdtemp()) / "x.bed"
+>>> people = pl.DataFrame({"participant_id": ["a", "b", "c"]})
+>>> variants = pl.DataFrame(
+...     {"variant_id": "rs1", "chromosome": "1", "position": 7, "effect_allele": "A", "other_allele": "G"}
+... )
+>>> write_plink(path, samples=people, variants=variants, blocks=[np.array([[2, -1, 0]], np.int8)])
+>>> PlinkGenotypes(path).read(np.array([0])).counts
+array([[ 2, -1,  0]], dtype=int8)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from io import BufferedReader, BytesIO
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinome.core.errors import FormatError, StudyError
+from clinome.core.files import replacing
+from clinome.formats.genotypes import Block, agreed_build, chosen, samples_table, variants_table
+
+MAGIC = b"\x6c\x1b\x01"
+FAM = ("family_id", "participant_id", "father", "mother", "sex", "phenotype")
+BIM = ("chromosome", "variant_id", "centimorgan", "position", "effect_allele", "other_allele")
+
+# The counts of the four genotypes in each of the 256 bytes, as four int8 side by side in one uint32.
+_DECODE = np.array([2, -1, 1, 0], np.int8)[(np.arange(256)[:, None] >> np.arange(0, 8, 2)) & 3].copy().view(np.uint32).reshape(256)
+_ENCODE = np.array([1, 3, 2, 0], np.uint8)  # of count + 1
+
+
+class PlinkGenotypes:
+    """A .bed with its .bim and .fam beside it, as :class:`clinome.formats.genotypes.Genotypes`.
+
+    Parameters
+    ----------
+    path
+        The .bed.
+    build
+        The genome build; the files do not state one.
+
+    Raises
+    ------
+    FormatError
+        When a file of the three is missing, broken, or does not fit the others.
+    CohortError
+        When two people share an IID.
+    """
+
+    def __init__(self, path: str | Path, *, build: str | None = None) -> None:
+        path = Path(path)
+        bim, fam = path.with_suffix(".bim"), path.with_suffix(".fam")
+        self.paths: tuple[Path, ...] = (path, bim, fam)
+        self.build = agreed_build(build, None, path)
+        self.samples = read_fam(fam)
+        self.variants, self._rows, n_stored, self.notes = read_bim(bim)
+        self._row_bytes = (self.samples.height + 3) // 4
+        self._file = _open_bed(path, n_stored, self.samples.height)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopen, (self.paths[0], self.build)
+
+    def read(self, variants: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Block:
+        """Read rows of ``variants`` (ascending) for rows of ``samples``; counts are int8, scale 1."""
+        rows = chosen(variants, self.variants.height)
+        packed = np.empty((len(rows), self._row_bytes), np.uint8)
+        stored = rows if self._rows is None else self._rows[rows]
+        cuts = [0, *(np.flatnonzero(np.diff(stored) != 1) + 1), len(rows)]  # neighbours are read at once
+        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+            run = packed[start:stop]
+            self._file.seek(len(MAGIC) + (int(stored[start]) * self._row_bytes if len(run) else 0))
+            if self._file.readinto(run.data) != run.nbytes:
+                raise FormatError("the file became shorter while it was read", where=self.paths[0], do="run the command again")
+        counts = _DECODE[packed].view(np.int8)
+        if samples is None:
+            counts = np.ascontiguousarray(counts[:, : self.samples.height])
+        else:
+            counts = counts.take(chosen(samples, self.samples.height, "samples", ascending=False), axis=1)
+        return Block(rows, counts, 1)
+
+    def close(self) -> None:
+        """Close the .bed."""
+        self._file.close()
+
+
+def _reopen(path: Path, build: str | None) -> PlinkGenotypes:
+    return PlinkGenotypes(path, build=build)
+
+
+def read_fam(path: Path) -> pl.DataFrame:
+    """Read the people of a .fam as a ``samples`` table."""
+    table, _ = read_columns(path, FAM)
+    return samples_table(path, table["participant_id"], family_id=table["family_id"], sex=table["sex"])
+
+
+def read_bim(path: Path) -> tuple[pl.DataFrame, NDArray[np.int64] | None, int, tuple[str, ...]]:
+    """Read the variants of a .bim: the table, the stored row of each (None when all are kept), the rows stored, notes."""
+    raw, first_line = read_columns(path, BIM)
+    raw = raw.with_columns(pl.col("position").cast(pl.Int64, strict=False).alias("base_pair"))
+    if raw["base_pair"].null_count():
+        row = int(raw["base_pair"].is_null().arg_true()[0])
+        raise FormatError(
+            "a position is not a whole number",
+            where=f"{path}, line {first_line + row}",
+            got=raw["position"][row],
+            expected="the base pair in column 4",
+        )
+    raw = raw.with_columns(pl.col("base_pair").alias("position"))
+    kept = raw["position"] >= 0
+    notes = []
+    rows = None
+    if not kept.all():
+        rows = kept.arg_true().to_numpy().astype(np.int64)
+        notes.append(f"{raw.height - len(rows)} variants with a negative position were left out, as PLINK does")
+    columns = {name: raw[name].filter(kept) for name in BIM if name != "centimorgan"}
+    table, more = variants_table(columns, path)
+    return table, rows, raw.height, (*notes, *more)
+
+
+def read_columns(path: Path, names: tuple[str, ...]) -> tuple[pl.DataFrame, int]:
+    """Read a table without header whose columns are parted by tabs or spaces, all as text; also the first line's number.
+
+    Raises
+    ------
+    FormatError
+        When it is missing, empty, not text, or a line has another number of columns.
+    """
+    text = read_beside(path)
+    first = text.split(b"\n", 1)[0].rstrip(b"\r")
+    if first.count(b"\t") != len(names) - 1 or b" " in first:
+        text = re.sub(rb"(?m)^[ \t]+|[ \t\r]+$", b"", text)
+        text = re.sub(rb"[ \t]+", b"\t", text)
+    text = text.rstrip(b"\r\n\t ")
+    if not text:
+        raise FormatError("the file is empty", where=path, expected=f"lines of {len(names)} columns")
+    lines = text.count(b"\n") + 1
+    if text.count(b"\t") == lines * (len(names) - 1):
+        try:
+            table = pl.read_csv(
+                BytesIO(text), separator="\t", has_header=False, new_columns=list(names), infer_schema=False, quote_char=None
+            )
+            if table.height == lines and table.width == len(names) and not table[names[-1]].null_count():
+                return table, 1
+        except (pl.exceptions.PolarsError, UnicodeDecodeError):
+            pass
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if len(line.split()) != len(names):
+            raise FormatError(
+                f"a line does not have {len(names)} columns",
+                where=f"{path}, line {number}",
+                got=f"{len(line.split())} columns",
+                expected=", ".join(names),
+            )
+    raise FormatError("the file is not a text table", where=path, expected=f"lines of {len(names)} columns: {', '.join(names)}")
+
+
+def read_beside(path: Path) -> bytes:
+    """Read a whole companion file, or say that it is missing beside its genotypes."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FormatError(
+            f"the {path.suffix} that belongs to the genotypes is not there", where=path, do="put it beside, with the same name"
+        ) from None
+
+
+def _open_bed(path: Path, n_variants: int, n_samples: int) -> BufferedReader:
+    file = path.open("rb")
+    got = file.read(3)
+    expected = len(MAGIC) + n_variants * ((n_samples + 3) // 4)
+    size = os.fstat(file.fileno()).st_size
+    if got == MAGIC and size == expected:
+        return file
+    file.close()
+    if got == MAGIC[:2] + b"\x00":
+        raise FormatError(
+            "the .bed stores one person after the other, an order no longer in use",
+            where=path,
+            do="plink1.9 --bfile PREFIX --make-bed --out NEW turns it",
+        )
+    if got != MAGIC:
+        raise FormatError("this is not a PLINK 1 .bed", where=path, got=got.hex(" ") or "nothing", expected=MAGIC.hex(" "))
+    raise FormatError(
+        f"the .bed is too {'short' if size < expected else 'long'} for its .bim and .fam",
+        where=path,
+        got=f"{size} bytes",
+        expected=f"{expected} bytes: 3 + {n_variants} variants × {(n_samples + 3) // 4} bytes for {n_samples} people",
+        do="copy the three files again, together",
+    )
+
+
+def write_plink(path: str | Path, *, samples: pl.DataFrame, variants: pl.DataFrame, blocks: Iterable[NDArray[np.int8]]) -> None:
+    """Write a .bed with its .bim and .fam, streaming; the three appear together, or not at all.
+
+    Parameters
+    ----------
+    path
+        The .bed.
+    samples
+        ``participant_id`` and, when there, ``family_id`` and ``sex``.
+    variants
+        As in ``core.schema.VARIANTS``; the effect allele becomes A1.
+    blocks
+        Hard calls, each of shape (n_variants of the block, n_samples): copies of the effect allele, −1 missing.
+
+    Raises
+    ------
+    FormatError
+        For a count that is not −1, 0, 1 or 2, blocks that do not fit the tables, or a name with a space in it.
+    OutputError
+        When the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".bed":
+        raise StudyError("the name of a PLINK 1 file ends in .bed", got=path.name, expected=f"{path.name}.bed")
+    n = samples.height
+    with (
+        replacing(path) as bed,
+        replacing(path.with_suffix(".bim")) as bim,
+        replacing(path.with_suffix(".fam")) as fam,
+    ):
+        _write_columns(fam, _fam_columns(samples))
+        _write_columns(bim, variants.select("chromosome", "variant_id", pl.lit("0"), "position", "effect_allele", "other_allele"))
+        written = 0
+        with bed.open("wb") as file:
+            file.write(MAGIC)
+            for counts in blocks:
+                if counts.ndim != 2 or counts.shape[1] != n:
+                    raise FormatError(f"a block of shape {counts.shape} does not fit {n} samples", where=path)
+                file.write(pack(counts, where=path).data)
+                written += len(counts)
+        if written != variants.height:
+            raise FormatError("the blocks do not fit the variants table", where=path, got=written, expected=variants.height)
+
+
+def pack(counts: NDArray[np.int8], *, where: Path) -> NDArray[np.uint8]:
+    """Pack hard calls, shape (n_variants, n_samples), into .bed rows, shape (n_variants, ⌈n_samples / 4⌉)."""
+    if counts.size and (int(counts.min()) < -1 or int(counts.max()) > 2):
+        raise FormatError(
+            "a hard call is −1 (missing), 0, 1 or 2", where=where, got=f"values from {counts.min()} to {counts.max()}"
+        )
+    n_variants, n = counts.shape
+    codes = np.zeros((n_variants, (n + 3) // 4 * 4), np.uint8)
+    codes[:, :n] = _ENCODE[counts + 1]
+    packed: NDArray[np.uint8] = codes[:, 0::4] | codes[:, 1::4] << 2 | codes[:, 2::4] << 4 | codes[:, 3::4] << 6
+    return packed
+
+
+def _fam_columns(samples: pl.DataFrame) -> pl.DataFrame:
+    family = pl.col("family_id") if "family_id" in samples.columns else pl.lit(None, dtype=pl.String)
+    sex = pl.col("sex") if "sex" in samples.columns else pl.lit(None, dtype=pl.String)
+    return samples.select(
+        family.fill_null("0").alias("family_id"),
+        pl.col("participant_id"),
+        pl.lit("0").alias("father"),
+        pl.lit("0").alias("mother"),
+        sex.replace_strict({"male": "1", "female": "2"}, default="0", return_dtype=pl.String).alias("sex"),
+        pl.lit("-9").alias("phenotype"),
+    )
+
+
+def _write_columns(path: Path, table: pl.DataFrame) -> None:
+    for name in table.columns:
+        if table[name].dtype == pl.String and (bad := table[name].filter(table[name].str.contains(r"\s|^$"))).len():
+            raise FormatError(f"PLINK cannot hold a {name} with a space in it or none at all", got=repr(bad[0]))
+    table.write_csv(path, separator="\t", include_header=False, quote_style="never")
