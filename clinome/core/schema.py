@@ -245,6 +245,18 @@ REGIONS = Table(
     ),
     key=(),
 )
+EVIDENCE = Table(
+    "evidence",
+    "the lead of a locus × trait",
+    (
+        Column("locus", pl.Int64, "as in loci", nullable=False),
+        Column("trait", pl.String, "the trait's name as given", nullable=False),
+        Column("neg_log_10_p_value", pl.Float64, "of the lead for this trait"),
+        Column("beta", pl.Float64, "change in the trait per copy of the lead's effect allele"),
+        Column("standard_error", pl.Float64, "of beta"),
+    ),
+    key=("locus", "trait"),
+)
 GENOTYPE_PICTURES = Table(
     "genotype_pictures",
     "an average picture",
@@ -304,6 +316,7 @@ TABLES: tuple[Table, ...] = (
     QQ,
     LAMBDAS,
     REGIONS,
+    EVIDENCE,
     GENOTYPE_PICTURES,
     TRUE_LOCI,
     TRUTH,
