@@ -1,0 +1,421 @@
+"""Tables of people: CSV, TSV, blank-separated text (plain, .gz or .zst) and Parquet, to one frame keyed by ``participant_id``.
+
+People are named as PLINK and REGENIE name them (``#FID IID``, ``#IID``, ``FID IID``, ``IID``: the IID is the participant,
+the FID becomes ``family_id``) or by a column ``participant_id``, ``sample_id`` or ``eid``. Identifiers stay text. A value is
+missing when it is one of :data:`MISSING` or of the codes that the caller names; nothing else is taken for missing, and what
+looks like a code (−9) is said in ``notes``.
+
+>>> import tempfile, pathlib
+>>> path = pathlib.Path(tempfile.mkdtemp()) / "traits.txt"
+>>> _ = path.write_text("#FID IID HDL\\nf1 007 1.5\\nf1 008 NA\\n")
+>>> read_table(path).frame.rows()
+[('007', 'f1', 1.5), ('008', 'f1', None)]
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from clinome.core.errors import CohortError, FormatError, OutputError, SchemaError, StudyError, TraitError, need
+from clinome.core.files import replacing
+
+MISSING = ("", "NA", "nan", "NaN")
+"""What counts as missing in every text table; more codes are named by the caller."""
+
+ID_COLUMNS = ("participant_id", "IID", "sample_id", "eid")
+"""Columns that name the person, in the order in which they are looked for (``#IID`` is ``IID``)."""
+
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
+_SENTINELS = (-9.0, -99.0, -999.0, -9999.0)
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "blanks"}
+
+
+class LoadedTable(NamedTuple):
+    """A table of people and what is worth knowing about how it was read.
+
+    ``frame`` has ``participant_id`` (text, unique), ``family_id`` (text, null where the file says 0 or nothing) when the file
+    has one, then the other columns in file order: float64 where every value is a number, text otherwise; null is missing.
+    """
+
+    frame: pl.DataFrame
+    notes: tuple[str, ...]
+
+
+class _Raw(NamedTuple):
+    """The columns as the file has them (text tables: all text), and where each row is in the file ('line' 17, 'row' 3)."""
+
+    frame: pl.DataFrame
+    path: Path
+    unit: str
+    numbers: Sequence[int]
+
+    def at(self, row: int, column: str) -> str:
+        return f"{self.path}, {self.unit} {self.numbers[row]}, column {column!r}"
+
+
+def read_table(
+    path: str | Path,
+    *,
+    missing: Sequence[str] = (),
+    id_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    numbers_only: bool = False,
+    header: bool = True,
+) -> LoadedTable:
+    """Read a table with one row a person.
+
+    Parameters
+    ----------
+    missing
+        Codes that mean missing in this file, besides :data:`MISSING`, for example ``["-9", "unknown"]``.
+    id_column
+        The column that names the person, when it is none of :data:`ID_COLUMNS`.
+    columns
+        The columns to keep besides the identifiers; None keeps all. Others are not parsed.
+    numbers_only
+        Text in a kept column is an error (traits) instead of a categorical column (covariates).
+    header
+        False reads a PLINK phenotype file without a header: FID, IID, then ``PHENO1``, ``PHENO2``, …
+
+    Raises
+    ------
+    StudyError
+        When there is no such file.
+    FormatError
+        When the file is empty, truncated, not text, or a line has another number of fields than the header.
+    SchemaError
+        When no column names the people, a column is there twice, or one that was asked for is not there.
+    CohortError
+        When a person has two rows, or a row names nobody.
+    TraitError
+        When a value is infinite, or is text where ``numbers_only`` asks for numbers.
+    """
+    path = existing(path)
+    parquet = path.suffix.lower() in (".parquet", ".pq")
+    raw = _read_parquet(path) if parquet else _read_text(path, header=header)
+    names = raw.frame.columns
+    person = _person_column(names, id_column, path)
+    family = next((name for name in ("family_id", "FID", "#FID") if name in names and name != person), None)
+    kept = _kept_columns(names, columns, {person, family, "participant_id", "FID", "#FID"}, path)
+    codes = frozenset((*MISSING, *(str(code) for code in missing)))
+
+    notes: list[str] = []
+    out = [_identifiers(raw, person, notes).alias("participant_id")]
+    if family is not None:
+        families = _as_text(raw.frame[family])
+        out.append(families.set(families.is_in([*codes, "0"]), None).alias("family_id"))
+    for name in kept:
+        column, said = _values(raw, name, codes=codes, numbers_only=numbers_only)
+        out.append(column)
+        notes += said
+    return LoadedTable(pl.DataFrame(out), tuple(notes))
+
+
+def read_id_list(path: str | Path) -> list[str]:
+    """Read the people of a keep or remove list: one column of ids, or PLINK's two (FID IID), with or without a header.
+
+    A person named twice is listed once; the order of the file is kept.
+
+    Raises
+    ------
+    StudyError, FormatError
+        When there is no such file; when it is not text, names nobody, or has columns but no header says which holds the ids.
+    """
+    path = existing(path)
+    table = _read_text(path, header=False, narrow=True).frame
+    first = [str(value or "").removeprefix("#") for value in table.row(0)]
+    known = [first.index(name) for name in ID_COLUMNS if name in first]
+    if known:
+        table = table.slice(1)
+    elif table.width > 2:
+        raise FormatError(
+            "a list of people without a header has one column (id) or two (FID IID)", where=path, got=f"{table.width} columns"
+        )
+    column = known[0] if known else table.width - 1
+    people = table.to_series(column).drop_nulls().unique(maintain_order=True).to_list()
+    if not people:
+        raise FormatError("the list names nobody", where=path)
+    return people
+
+
+def write_table(frame: pl.DataFrame, path: str | Path) -> None:
+    """Write ``frame`` as Parquet, TSV or CSV (``.parquet``, ``.tsv``, ``.csv``, the latter two also ``.gz``), atomically.
+
+    Null is written as ``NA``; equal frames give equal bytes.
+    """
+    path = Path(path)
+    suffixes = "".join(path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]).lower()
+    with replacing(path) as temporary:
+        if suffixes == ".parquet":
+            frame.write_parquet(temporary)
+        elif suffixes in (".tsv", ".csv"):
+            frame.write_csv(temporary, separator=_DELIMITERS[suffixes], null_value="NA")
+        elif suffixes in (".tsv.gz", ".csv.gz"):
+            text = frame.write_csv(separator=_DELIMITERS[suffixes[:4]], null_value="NA")
+            temporary.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
+        else:
+            raise OutputError(
+                "a table's suffix says how it is written", where=path, expected=".parquet, .tsv, .tsv.gz, .csv or .csv.gz"
+            )
+
+
+def existing(path: str | Path) -> Path:
+    """Return ``path`` when it is a file, or say that it is not.
+
+    Raises
+    ------
+    StudyError
+        When there is no such file, or it is a folder.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StudyError("there is no such file" if not path.exists() else "this is a folder, not a file", where=path)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- bytes to fields
+
+
+def _read_bytes(path: Path) -> bytes:
+    data = path.read_bytes()
+    try:
+        if data[:2] == b"\x1f\x8b":
+            return gzip.decompress(data)
+        if data[:4] == b"\x28\xb5\x2f\xfd":
+            return _unpack_zstd(data)
+    except (EOFError, OSError, zlib.error) as error:
+        raise FormatError("the compressed file is truncated or damaged", where=path, got=error, do="copy it again") from error
+    return data
+
+
+def _unpack_zstd(data: bytes) -> bytes:
+    """Unpack every frame of ``data``; unlike the library's stream reader, an early end is an error."""
+    zstandard = need("zstandard", "genetics")
+    out = []
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            out.append(frame.decompress(data))
+        except zstandard.ZstdError as error:
+            raise EOFError(str(error)) from error
+        if not frame.eof:
+            raise EOFError("the file ended before the end of the compressed stream")
+        data = frame.unused_data
+    return b"".join(out)
+
+
+def _text_lines(path: Path) -> tuple[list[str], list[int]]:
+    """Return the lines that hold something and their numbers, without a byte-order mark, Windows line ends, or ``##`` lines."""
+    data = _read_bytes(path)
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in data[:65536]:
+        raise FormatError("this is not a text table", where=path, got="zero bytes", expected="UTF-8 text or Parquet")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise FormatError(
+            "the text is not UTF-8", where=f"{path}, line {line}", got=f"byte 0x{data[error.start]:02x}", do="save it as UTF-8"
+        ) from error
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    numbers = [i for i, line in enumerate(lines) if line and not line.isspace() and not line.startswith("##")]
+    if not numbers:
+        raise FormatError("the file is empty", where=path)
+    return [lines[i] for i in numbers], [i + 1 for i in numbers]
+
+
+def _read_text(path: Path, *, header: bool, narrow: bool = False) -> _Raw:
+    """Read all fields as text, without blanks around them. ``narrow`` allows fewer than three columns without a header."""
+    lines, numbers = _text_lines(path)
+    separator = _separator(lines, numbers, path)
+    if separator == " ":
+        lines, separator = ["\t".join(line.split()) for line in lines], "\t"
+    if header:
+        names = next(csv.reader([lines[0]], delimiter=separator))
+        names = [name.strip() for name in names]
+        lines, numbers = lines[1:], numbers[1:]
+        if not lines:
+            raise FormatError("the file has a header and no rows", where=path)
+    else:
+        width = len(next(csv.reader([lines[0]], delimiter=separator)))
+        names = ["FID", "IID", *(f"PHENO{i}" for i in range(1, width - 1))][:width]
+        if width < 3 and not narrow:
+            raise FormatError("a phenotype file without a header has FID, IID and traits", where=path, got=f"{width} columns")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SchemaError(f"column {twice!r} is there twice", where=path, do="rename one of them")
+    frame = pl.read_csv(
+        io.BytesIO("\n".join(lines).encode()),
+        separator=separator,
+        has_header=False,
+        new_columns=names,
+        infer_schema=False,
+        quote_char='"',
+    )
+    return _Raw(frame.with_columns(pl.all().str.strip_chars()), path, "line", numbers)
+
+
+def _separator(lines: list[str], numbers: list[int], path: Path) -> str:
+    """Choose what separates the fields: the suffix's delimiter, else what the header holds; it must fit every line."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    stated = [_DELIMITERS[suffix] for suffix in suffixes if suffix in _DELIMITERS]
+    candidates = [mark for mark in dict.fromkeys([*stated, "\t", ",", ";"]) if mark in lines[0]]
+    if not candidates or (candidates == ["\t"] and " " in lines[0]):  # blanks and tabs mixed, as PLINK takes them
+        candidates.append(" ")
+    ragged = [_ragged(lines, mark) for mark in candidates]
+    if None in ragged:
+        return candidates[ragged.index(None)]
+    row, mark = ragged[0] or 0, candidates[0]
+    raise FormatError(
+        "a line has another number of fields than the first line",
+        where=f"{path}, line {numbers[row]}",
+        got=f"{_n_fields(lines[row], mark)} fields between {_NAMES[mark]}",
+        expected=f"{_n_fields(lines[0], mark)}",
+        do="write NA where a value is missing, and quote text that holds the delimiter",
+    )
+
+
+def _n_fields(line: str, mark: str) -> int:
+    if mark == " ":
+        return len(line.split())
+    if '"' in line:
+        return len(next(csv.reader([line], delimiter=mark)))
+    return line.count(mark) + 1
+
+
+def _ragged(lines: list[str], mark: str) -> int | None:
+    """Return the first line whose number of fields is not that of the first line."""
+    expected = _n_fields(lines[0], mark)
+    return next((i for i, line in enumerate(lines) if _n_fields(line, mark) != expected), None)
+
+
+def _read_parquet(path: Path) -> _Raw:
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise FormatError("the Parquet file is truncated or damaged", where=path, got=first, do="copy it again") from error
+    if not frame.height:
+        raise FormatError("the table has no rows", where=path)
+    return _Raw(frame, path, "row", range(1, frame.height + 1))
+
+
+# ---------------------------------------------------------------------------------------------- fields to columns
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+
+
+def _person_column(names: list[str], id_column: str | None, path: Path) -> str:
+    wanted = (id_column,) if id_column is not None else ("participant_id", "IID", "#IID", *ID_COLUMNS[2:])
+    for name in wanted:
+        if name in names:
+            return name
+    if id_column is not None:
+        raise SchemaError(f"there is no column {id_column!r}", where=path, got=_listed(names))
+    raise SchemaError(
+        "no column names the people",
+        where=path,
+        got=_listed(names),
+        expected=", ".join(ID_COLUMNS),
+        do="pass id_column = the column that does (or header = False for a PLINK phenotype file without a header)",
+    )
+
+
+def _kept_columns(names: list[str], columns: Sequence[str] | None, ids: set[str | None], path: Path) -> list[str]:
+    data = [name for name in names if name not in ids]
+    if columns is None:
+        return data
+    for name in columns:
+        if name not in data:
+            near = difflib.get_close_matches(name, data, n=3, cutoff=0.6)
+            do = f"did you mean {' or '.join(near)}?" if near else None
+            raise SchemaError(f"there is no column {name!r} to analyse", where=path, got=_listed(data), do=do)
+    return list(dict.fromkeys(columns))
+
+
+def _as_text(column: pl.Series) -> pl.Series:
+    """Write identifiers as text; whole numbers that were stored as floats lose their '.0'."""
+    if column.dtype.is_float() and column.drop_nulls().is_finite().all() and (column.drop_nulls() % 1 == 0).all():
+        column = column.cast(pl.Int64)
+    return column.cast(pl.String)
+
+
+def _identifiers(raw: _Raw, name: str, notes: list[str]) -> pl.Series:
+    ids = _as_text(raw.frame[name])
+    if raw.frame[name].dtype.is_float():
+        notes.append(f"column {name} holds the people's identifiers as decimal numbers; read as whole numbers")
+    empty = (ids.is_null() | ids.is_in(list(MISSING))).arg_true()
+    if len(empty):
+        raise CohortError("a row names nobody", where=raw.at(empty[0], name))
+    if ids.is_duplicated().any():
+        twice = ids.filter(ids.is_duplicated())
+        raise CohortError(
+            "people have more than one row",
+            where=f"{raw.path}, column {name!r}",
+            got=f"{twice.n_unique()} people with several rows, for example {twice[0]!r}",
+            expected="one row a person",
+            do="keep one row a person (one visit, one measurement) before the study",
+        )
+    return ids
+
+
+def _values(raw: _Raw, name: str, *, codes: frozenset[str], numbers_only: bool) -> tuple[pl.Series, list[str]]:
+    """Turn one column into floats when all its values are numbers, else into text, and say what looks odd."""
+    column = raw.frame[name]
+    if column.dtype.is_temporal() and not numbers_only:
+        return column, []
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        numbers = column.cast(pl.Float64).fill_nan(None)
+        coded = [float(code) for code in codes if _NUMBER.fullmatch(code)]
+        return _finite(raw, numbers.set(numbers.is_in(coded), None).alias(name))
+    words = column.cast(pl.String)
+    words = words.set(words.is_in(list(codes)), None)
+    numbers = words.cast(pl.Float64, strict=False)
+    wrong = (words.is_not_null() & numbers.is_null()).arg_true()
+    if not len(wrong):
+        return _finite(raw, numbers)
+    word = words[wrong[0]]
+    if numbers_only:
+        raise TraitError(
+            f"trait {name!r} holds text",
+            where=raw.at(wrong[0], name),
+            got=f"{word!r} ({len(wrong)} of {len(words)} rows hold text)",
+            expected="a number or " + ", ".join(code for code in MISSING if code),
+            do=f"name the traits to analyse, or, if it means missing, pass missing = [{word!r}]",
+        )
+    if 2 * len(wrong) >= words.count():
+        return words, []
+    note = f"column {name} holds text in {len(wrong)} of {len(words)} rows ({word!r} first, {raw.unit} {raw.numbers[wrong[0]]}) "
+    return words, [note + f"and is read as categories: if it means missing, pass missing = [{word!r}]"]
+
+
+def _finite(raw: _Raw, numbers: pl.Series) -> tuple[pl.Series, list[str]]:
+    """Refuse values that are not finite, and say when the only negative value looks like a code for missing."""
+    name = numbers.name
+    infinite = (~numbers.is_finite()).fill_null(False).arg_true()
+    if len(infinite):
+        value = raw.frame[name][infinite[0]]
+        raise TraitError(
+            f"column {name!r} holds a value that is not finite",
+            where=raw.at(infinite[0], name),
+            got=f"{value} ({len(infinite)} of {len(numbers)} rows)",
+            do=f"correct it, or, if it means missing, pass missing = ['{value}']",
+        )
+    negative = numbers.filter(numbers < 0)
+    if len(negative) < 3 or negative.n_unique() > 1 or negative[0] not in _SENTINELS:
+        return numbers, []
+    code = f"{negative[0]:g}"
+    note = f"column {name} holds {code} in {len(negative)} rows and no other negative value: "
+    return numbers, [note + f'if it means missing, pass missing = ["{code}"]']
