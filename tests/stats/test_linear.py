@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clinome.stats import linear
+from clinome.stats.distributions import neg_log10_f, neg_log10_t
+
+
+def example(seed: int, *, n: int = 60, variants: int = 12, traits: int = 4, ragged: bool = True, gaps: bool = True, scale: int = 1):
+    g = np.random.default_rng(seed)
+    frequency = g.uniform(0.1, 0.5, (variants, 1))
+    counts = g.binomial(2, frequency, (variants, n)).astype(np.int32) * scale
+    if scale > 1:
+        counts = np.clip(counts + g.integers(-scale // 3, scale // 3, counts.shape), 0, 2 * scale)
+    if gaps:
+        counts[g.random(counts.shape) < 0.08] = -1
+    covariates = np.column_stack([g.normal(1950, 8, n), g.integers(0, 2, n), 1e6 * g.normal(size=n)])
+    outcomes = g.normal(size=(n, traits)) + 0.1 * covariates[:, :1] + 0.3 * np.maximum(counts[0], 0)[:, None] / scale
+    if ragged:
+        outcomes[g.random(outcomes.shape) < 0.1] = np.nan
+    return counts if scale > 1 else counts.astype(np.int8), outcomes, covariates
+
+
+def run(counts, outcomes, covariates, *, scale=1, **how):
+    groups = linear.prepare(outcomes, covariates)
+    results = linear.scan(counts, linear.digitise(groups, scale=scale), **how)
+    beta, error, n = (np.full((len(counts), outcomes.shape[1]), np.nan) for _ in range(3))
+    for group, result in zip(groups, results, strict=True):
+        beta[:, group.outcomes], error[:, group.outcomes] = result.beta, result.standard_error
+        n[:, group.outcomes] = result.n[:, None]
+    return beta, error, n
+
+
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+@pytest.mark.parametrize("scale", [1, 255, 16384])
+def test_every_variant_and_trait_equals_statsmodels(missing: str, scale: int) -> None:
+    counts, outcomes, covariates = example(1, scale=scale)
+    beta, error, n = run(counts, outcomes, covariates, scale=scale, missing=missing)
+    for v in range(len(counts)):
+        for p in range(outcomes.shape[1]):
+            people = np.isfinite(outcomes[:, p])
+            if missing == "drop":
+                people &= counts[v] >= 0
+            g = np.where(counts[v] >= 0, counts[v] / scale, np.nan)[people]
+            g = np.where(np.isnan(g), np.nanmean(g), g)
+            standardised = (covariates - covariates.mean(0)) / covariates.std(0)
+            fit = sm.OLS(outcomes[people, p], np.column_stack([g, np.ones(people.sum()), standardised[people]])).fit()
+            assert abs(beta[v, p] - fit.params[0]) < 1e-6 * fit.bse[0]
+            assert error[v, p] == pytest.approx(fit.bse[0], rel=1e-6)
+            assert n[v, p] == people.sum()
+
+
+def test_score_statistic_is_the_square_of_a_partial_correlation() -> None:
+    counts, outcomes, covariates = example(2, ragged=False, gaps=False)
+    beta, error, _ = run(counts, outcomes, covariates, statistic="score")
+    design = np.column_stack([np.ones(len(covariates)), (covariates - covariates.mean(0)) / covariates.std(0)])
+    project = np.eye(len(design)) - design @ np.linalg.pinv(design)
+    g, y = project @ counts[3], project @ outcomes[:, 1]
+    assert (beta[3, 1] / error[3, 1]) ** 2 == pytest.approx((len(g) - 4) * (g @ y) ** 2 / (g @ g) / (y @ y), rel=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), missing=st.sampled_from(["mean", "drop"]), scale=st.sampled_from([1, 16384]))
+def test_results_do_not_depend_on_block_order_or_companions_to_the_last_bit(seed: int, missing: str, scale: int) -> None:
+    counts, outcomes, covariates = example(seed, scale=scale)
+    whole = run(counts, outcomes, covariates, scale=scale, missing=missing)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    cut = 1 + seed % (len(counts) - 1)
+    for part in (order[:cut], order[cut:]):
+        for p in range(outcomes.shape[1]):
+            alone = run(counts[part], outcomes[:, [p]], covariates, scale=scale, missing=missing)
+            for a, b in zip(alone, whole, strict=True):
+                np.testing.assert_array_equal(a[:, 0], b[part, p])
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), missing=st.sampled_from(["mean", "drop"]))
+def test_order_of_people_changes_nothing_beyond_rounding(seed: int, missing: str) -> None:
+    counts, outcomes, covariates = example(seed)
+    beta, error, _ = run(counts, outcomes, covariates, missing=missing)
+    order = np.random.default_rng(seed).permutation(len(outcomes))
+    again, error_again, _ = run(counts[:, order], outcomes[order], covariates[order], missing=missing)
+    assert np.nanmax(np.abs(again - beta) / error) < 1e-6
+    np.testing.assert_allclose(error_again, error, rtol=1e-6)
+
+
+def test_what_cannot_be_estimated_has_no_beta_and_a_reason() -> None:
+    counts, outcomes, covariates = example(3, ragged=False, gaps=False)
+    counts[0] = 1
+    counts[1] = -1
+    counts[2] = (covariates[:, 1] > 0) * 2
+    outcomes[:, 0] = 7.0
+    for missing in ("mean", "drop"):
+        groups = linear.prepare(outcomes, covariates)
+        (result,) = linear.scan(counts, linear.digitise(groups, scale=1), missing=missing)
+        assert result.reason[:4].tolist() in ([1, 1, 2, 0], [1, 3, 2, 0])
+        assert np.isnan(result.beta[:3]).all()
+        assert np.isnan(result.standard_error[3, 0])
+        assert np.isfinite(result.beta[3, 1:]).all()
+
+
+def test_omnibus_is_the_f_test_of_the_reversed_regression_and_ignores_rotation() -> None:
+    counts, outcomes, covariates = example(4, n=90, gaps=False, traits=5)
+    complete = np.isfinite(outcomes).all(axis=1)
+
+    def test(y):
+        group = linear.whiten(y, covariates)
+        (result,) = linear.scan(counts, linear.digitise([group], scale=1))
+        return linear.omnibus(result, group)
+
+    ours = test(outcomes)
+    standardised = (covariates - covariates.mean(0)) / covariates.std(0)
+    base = np.column_stack([np.ones(complete.sum()), standardised[complete]])
+    for v in range(len(counts)):
+        full = sm.OLS(counts[v, complete], np.column_stack([base, outcomes[complete]])).fit()
+        reduced = sm.OLS(counts[v, complete], base).fit()
+        f, p, _ = full.compare_f_test(reduced)
+        assert ours[v] == pytest.approx(neg_log10_f(f, 5, complete.sum() - 9), rel=1e-6)
+        assert ours[v] == pytest.approx(-np.log10(p), rel=1e-6)
+    rotation, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(5, 5)))
+    np.testing.assert_allclose(test(outcomes @ rotation), ours, atol=1e-7, rtol=1e-7)
+    np.testing.assert_allclose(test(outcomes * [1, 1e6, 1e-6, 3, 1] + 100), ours, atol=1e-6, rtol=1e-6)
+
+
+def test_one_outcome_omnibus_is_its_t_test() -> None:
+    counts, outcomes, covariates = example(6, gaps=False, traits=1)
+    beta, error, n = run(counts, outcomes, covariates)
+    group = linear.whiten(outcomes, covariates)
+    (result,) = linear.scan(counts, linear.digitise([group], scale=1))
+    np.testing.assert_allclose(linear.omnibus(result, group), neg_log10_t((beta / error)[:, 0], n[0, 0] - 5), rtol=1e-9)
