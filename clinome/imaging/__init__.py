@@ -1,0 +1,1 @@
+"""Pictures and scans: from files to arrays, from arrays to phenotypes of people."""

@@ -1,0 +1,330 @@
+"""Pictures to phenotypes: train an encoder, average its features over a person's pictures, keep a few axes, measure their quality.
+
+    images table ─decode→ squares ─who may teach?→ encoder ─apply→ features ─average over eyes, visits→ people ─PCA→ phenotypes
+                                                                                                          └──→ quality
+
+**An encoder never phenotypes a person it has seen** (nor that person's family): what it memorised of them would look like a
+precise phenotype. Either it is trained on people who are then left out of the association (``training='outside'``), or in
+folds, each encoder applied to the fold that it has not seen (``'cross-fit'``). The axes of two encoders are unrelated, so the
+traits of a fold carry its name (``fold1.dim01``) and are null for everyone else; they must not be pooled as one trait.
+``encoder='pixels'`` is the floor: plain pixels and colour statistics, no training, nobody left out.
+
+>>> from clinome.imaging.embedding import Config, embed                               # doctest: +SKIP
+>>> images = pl.read_csv("bio/images.csv", schema_overrides={"participant_id": pl.String})  # doctest: +SKIP
+>>> embedding = embed(images, root=Path("bio"), out=Path("phenotypes"), config=Config(epochs=30))  # doctest: +SKIP
+>>> embedding.phenotypes.columns[:3]                                                  # doctest: +SKIP
+['participant_id', 'dim01', 'dim02']
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+import clinome
+from clinome.core.errors import StudyError
+from clinome.core.files import usable_folder, write_json
+from clinome.core.progress import track
+from clinome.core.provenance import fingerprint
+from clinome.core.schema import EXCLUSIONS, IMAGES, PHENOTYPES, QUALITY, SPLITS, check
+from clinome.imaging.arms import LEARN, PHENOTYPE, Arm, arms, assign, households, refuse_seen
+from clinome.imaging.axes import person_means, principal_axes, variance_shares
+from clinome.imaging.contrastive import Training, extract_features, load_encoder, save_encoder, train_encoder
+from clinome.imaging.convert import content_key, squares
+from clinome.imaging.features import Views, views
+from clinome.imaging.floors import floor_features
+from clinome.imaging.quality import quality
+from clinome.imaging.stages import Stages
+from clinome.stats.reliability import Estimate
+
+_BLOCK = 1024  # pictures whose features are worked on at a time
+
+
+@dataclass(frozen=True)
+class Config:
+    """What :func:`embed` does.
+
+    Attributes
+    ----------
+    encoder
+        'contrastive' trains a small network; 'pixels' is the floor without training.
+    training
+        'outside' trains on ``outside_fraction`` of the people, who get no phenotype; 'cross-fit' on all but one of ``folds``.
+    dimensions
+        Axes kept, the ones along which people differ most.
+    size
+        Side in pixels to which the central square of every picture is scaled.
+    mirror
+        Flip left eyes so that the nose is on one side in all pictures.
+    epochs, batch_size, learning_rate, temperature
+        Of the training; see :class:`clinome.imaging.contrastive.Training`.
+    min_reliability
+        Above 0, the quality table says of each axis whether its reliabilities reach it (``reliable``); none is dropped.
+    seed
+        Of splits, first weights, batches, augmentation and intervals. Same seed, machine and ``threads``: same bytes.
+    threads
+        Processor cores to use.
+    """
+
+    encoder: Literal["contrastive", "pixels"] = "contrastive"
+    training: Literal["outside", "cross-fit"] = "outside"
+    outside_fraction: float = 0.3
+    folds: int = 2
+    dimensions: int = 16
+    size: int = 88
+    mirror: bool = True
+    epochs: int = 24
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    temperature: float = 0.2
+    min_reliability: float = 0.0
+    seed: int = 1
+    threads: int = 2
+
+    def sides(self) -> dict[str, float]:
+        """Return the splits to make and the share of people in each; without training nobody has to be kept out."""
+        if self.encoder == "pixels":
+            return {PHENOTYPE: 1.0}
+        if self.training == "outside":
+            return {LEARN: self.outside_fraction, PHENOTYPE: 1 - self.outside_fraction}
+        return {f"fold{k + 1}": 1 / self.folds for k in range(self.folds)}
+
+
+class Embedding(NamedTuple):
+    """What :func:`embed` returns and leaves in its folder as ``<name>.parquet``.
+
+    ``phenotypes``: a row a person, a column an axis (raw, null without a usable picture or where the encoder saw the person).
+    ``quality``: variance share, reliabilities, nuisance. ``splits``: who taught and who was phenotyped. ``exclusions``: people
+    without a phenotype and why. ``losses``: mean loss of each epoch by encoder.
+    """
+
+    phenotypes: pl.DataFrame
+    quality: pl.DataFrame
+    splits: pl.DataFrame
+    exclusions: pl.DataFrame
+    losses: dict[str, list[float]]
+
+
+def embed(
+    images: pl.DataFrame,
+    *,
+    root: Path,
+    out: Path,
+    config: Config | None = None,
+    participants: pl.DataFrame | None = None,
+    splits: pl.DataFrame | None = None,
+) -> Embedding:
+    """Make phenotypes of everyone in ``images``; each step is found again when nothing it depends on has changed.
+
+    Parameters
+    ----------
+    images
+        ``core.schema.IMAGES``. Without ``laterality`` or ``visit`` pictures are taken as of a single organ, a single visit.
+    root
+        The folder that the column ``path`` is relative to.
+    out
+        Folder for ``pictures.npy``, ``encoder*.safetensors`` (with ``.json``), ``*.features.npy``, ``embedding.json``,
+        ``timings.json`` and the tables of :class:`Embedding`.
+    participants
+        ``core.schema.PARTICIPANTS``: whose ``family_id`` keeps families on one side, and who else gets a row in the tables.
+    splits
+        ``core.schema.SPLITS``, to choose the sides yourself: 'encoder' and 'association' for ``training='outside'``, any two
+        or more folds for 'cross-fit'. People it does not name are neither seen nor phenotyped.
+
+    Raises
+    ------
+    FormatError
+        For a picture that is absent, truncated or corrupt; nothing is half-written.
+    CohortError
+        When someone, or a family, would be phenotyped by an encoder that saw them; too few people.
+    NotConverged
+        When the loss stops being finite or the features do not support as many axes as asked for.
+    StudyError
+        For a setting out of range.
+    """
+    config = _checked(config or Config())
+    images = check(images, IMAGES)
+    stages = Stages(usable_folder(out))
+    clock = _Clock()
+    with clock.timing("decode"):
+        pixels, digest = _decode(images, root, stages, config)
+    seen = views(images)
+    everyone, family = households(seen, participants)
+    table = assign(seen, family, fractions=config.sides(), seed=config.seed) if splits is None else check(splits, SPLITS)
+    sides = arms(seen, table, encoder=config.encoder, training=config.training)
+    for arm in sides:
+        refuse_seen(arm, seen, family)
+
+    key = fingerprint(clinome.__version__, digest, seen.people, seen.person.tolist(), seen.eye.tolist(), seen.visit.tolist())
+    losses: dict[str, list[float]] = {}
+    features: dict[str, NDArray[np.float32]] = {}
+    for arm in sides:
+        with clock.timing(f"train {arm.name}"):
+            made = _encoder(arm, pixels, seen, stages, config, key)
+        losses[arm.name] = json.loads((out / f"{arm.name}.json").read_text())["losses"] if made else []
+        with clock.timing(f"apply {arm.name}"):
+            features[arm.name] = _features(arm, pixels, seen, stages, config, made or key)
+    with clock.timing("axes and quality"):
+        phenotypes, judged = _tables(sides, features, images, seen, config)
+    phenotypes = pl.DataFrame({"participant_id": everyone}).join(phenotypes, on="participant_id", how="left", maintain_order="left")
+    result = Embedding(phenotypes, judged, table, _exclusions(phenotypes, seen, table), losses)
+    _write(result, stages, config, clock)
+    return result
+
+
+def _checked(config: Config) -> Config:
+    """Return ``config`` when every setting is in range."""
+    whole = {"dimensions": 1, "size": 16, "epochs": 1, "batch_size": 4, "threads": 1, "folds": 2}
+    for name, least in whole.items():
+        if getattr(config, name) < least:
+            raise StudyError(f"{name} is out of range", got=getattr(config, name), expected=f"at least {least}")
+    for name, choices in (("encoder", ("contrastive", "pixels")), ("training", ("outside", "cross-fit"))):
+        if getattr(config, name) not in choices:
+            raise StudyError(f"{name} is not known", got=getattr(config, name), expected=" or ".join(choices))
+    if not 0 < config.outside_fraction < 1:
+        raise StudyError("outside_fraction is out of range", got=config.outside_fraction, expected="between 0 and 1")
+    if not (config.learning_rate > 0 and config.temperature > 0):
+        raise StudyError("learning_rate and temperature must be above 0", got=f"{config.learning_rate} and {config.temperature}")
+    return config
+
+
+# --------------------------------------------------------------------------------------------------- pictures, encoders, features
+
+
+def _decode(images: pl.DataFrame, root: Path, stages: Stages, config: Config) -> tuple[NDArray[np.uint8], str]:
+    """Return the decoded squares (mapped from disk) and the digest of their pixels."""
+    mirrored = images["laterality"].to_list() if config.mirror and "laterality" in images.columns else None
+    key = fingerprint(content_key(images, root), mirrored, config.size)
+    if not stages.has("pictures.npy", key) or not stages.has("pictures.sha256", key):
+        with stages.making("pictures.npy", key) as temporary:
+            digest = squares(images, root=root, path=temporary, size=config.size, mirror=config.mirror, threads=config.threads)
+        with stages.making("pictures.sha256", key) as temporary:
+            temporary.write_text(digest)
+    return np.load(stages.folder / "pictures.npy", mmap_mode="r"), (stages.folder / "pictures.sha256").read_text()
+
+
+def _encoder(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, config: Config, key: str) -> str | None:
+    """Train the arm's encoder unless it is there; return the key it was made with (None for pixels, which need no encoder)."""
+    if config.encoder == "pixels":
+        return None
+    taken = {field.name: getattr(config, field.name) for field in fields(Training) if hasattr(config, field.name)}
+    settings = Training(**taken)
+    key = fingerprint(key, settings, arm.learners.tolist())
+    name, checkpoint = f"{arm.name}.safetensors", stages.folder / f"{arm.name}.checkpoint.safetensors"
+    if not stages.has(name, key):
+        model, losses = train_encoder(pixels, seen, arm.learners, checkpoint=checkpoint, key=key, settings=settings)
+        about = {"model": type(model).__module__, "settings": asdict(settings), "people": len(arm.learners), "losses": losses}
+        write_json(stages.folder / f"{arm.name}.json", about)
+        with stages.making(name, key) as temporary:
+            save_encoder(model, temporary)
+    checkpoint.unlink(missing_ok=True)
+    return key
+
+
+def _features(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, config: Config, key: str) -> NDArray[np.float32]:
+    """Return the features of all pictures of the arm's people, in the order of the images table (mapped from disk)."""
+    rows = pictures_of(seen, arm.phenotyped)
+    name, key = f"{arm.name}.features.npy", fingerprint("features", key, rows.tolist())
+    if not stages.has(name, key):
+        with stages.making(name, key) as temporary:
+            if config.encoder == "pixels":
+                array = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), floor_features(pixels[:1]).shape[1]))
+                for start in track(range(0, len(rows), _BLOCK), "measuring pixels"):
+                    array[start : start + _BLOCK] = floor_features(pixels[rows[start : start + _BLOCK]])
+                array.flush()
+            else:
+                model = load_encoder(stages.folder / f"{arm.name}.safetensors")
+                extract_features(model, pixels, rows, path=temporary, threads=config.threads)
+    found: NDArray[np.float32] = np.load(stages.folder / name, mmap_mode="r")
+    return found
+
+
+def pictures_of(seen: Views, people: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of the images table that show ``people`` (rows of ``seen.people``), ascending."""
+    return np.flatnonzero(np.isin(seen.person, people))
+
+
+# ----------------------------------------------------------------------------------------------------------------------- tables
+
+
+def _tables(
+    sides: list[Arm], features: dict[str, NDArray[np.float32]], images: pl.DataFrame, seen: Views, config: Config
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return phenotypes of people with pictures, and their quality."""
+    columns: dict[str, NDArray[np.float64]] = {}
+    pictures: list[NDArray[np.float64]] = []
+    shares: dict[str, Estimate] = {}
+    for arm in sides:
+        rows, found = pictures_of(seen, arm.phenotyped), features[arm.name]
+        people = person_means(found, seen.person[rows], len(seen.people))
+        axes = principal_axes(people[arm.phenotyped], config.dimensions)
+        names = [f"{arm.prefix}dim{j + 1:02d}" for j in range(config.dimensions)]
+        values = np.full((images.height, config.dimensions), np.nan)
+        for start in range(0, len(rows), _BLOCK):
+            values[rows[start : start + _BLOCK]] = (found[start : start + _BLOCK] - axes.mean) @ axes.loadings
+        columns |= dict(zip(names, ((people - axes.mean) @ axes.loadings).T, strict=True))
+        shares |= dict(zip(names, variance_shares(people[arm.phenotyped], axes, seed=config.seed), strict=True))
+        pictures.append(values)
+    judged = quality(
+        np.hstack(pictures),
+        images,
+        seen,
+        traits=list(columns),
+        shares=shares,
+        min_reliability=config.min_reliability,
+        seed=config.seed,
+    )
+    table = pl.DataFrame({"participant_id": seen.people, **columns}).with_columns(pl.exclude("participant_id").fill_nan(None))
+    return table, judged
+
+
+def _exclusions(phenotypes: pl.DataFrame, seen: Views, table: pl.DataFrame) -> pl.DataFrame:
+    """Say of everyone without any phenotype why."""
+    empty = phenotypes.filter(pl.all_horizontal(pl.exclude("participant_id").is_null()))["participant_id"]
+    pictured, side = set(seen.people), dict(table.select("participant_id", "split").iter_rows())
+    reasons = [
+        "no picture" if p not in pictured else "trained the encoder" if side.get(p) == LEARN else "not in the splits table"
+        for p in empty
+    ]
+    columns = {
+        "participant_id": empty,
+        "stage": pl.Series(["phenotyping"] * len(reasons), dtype=pl.String),
+        "reason": pl.Series(reasons, dtype=pl.String),
+    }
+    return check(pl.DataFrame(columns), EXCLUSIONS)
+
+
+def _write(result: Embedding, stages: Stages, config: Config, clock: _Clock) -> None:
+    check(result.phenotypes, PHENOTYPES)
+    check(result.quality, QUALITY)
+    for name in ("splits", "exclusions", "quality", "phenotypes"):
+        frame: pl.DataFrame = getattr(result, name)
+        with stages.making(f"{name}.parquet", "written") as temporary:
+            frame.write_parquet(temporary)
+    write_json(
+        stages.folder / "embedding.json", {"config": asdict(config), "losses": result.losses, "people": result.phenotypes.height}
+    )
+    write_json(stages.folder / "timings.json", clock.seconds)
+
+
+class _Clock:
+    """Seconds that each step took in this run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timing(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = round(time.perf_counter() - start, 3)

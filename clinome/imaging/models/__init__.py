@@ -1,0 +1,1 @@
+"""One network per file, each with ``Config``, ``Model`` and ``example``."""

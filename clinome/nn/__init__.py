@@ -1,0 +1,1 @@
+"""Losses and building blocks that several models share."""

@@ -1,0 +1,45 @@
+"""Objectives that more than one model trains with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def nt_xent(embeddings: Tensor, groups: Tensor, *, temperature: float = 0.2) -> Tensor:
+    """Return the normalised, temperature-scaled cross entropy of telling one's own group from all others.
+
+    Rows of one group are each other's positives, every other row is a negative. For groups of two this is NT-Xent of SimCLR;
+    for larger groups the loss is averaged over a row's positives (the 'out' form of supervised contrastive learning). Only
+    directions count: rows are scaled to length one first. It is 0 at best and log(n − 1) when the rows are all alike.
+
+    Parameters
+    ----------
+    embeddings
+        Shape (n, d).
+    groups
+        Shape (n,), integers. A row that is alone in its group is a negative for others and adds no term of its own.
+    temperature
+        Smaller values look harder at the most similar negatives.
+
+    References
+    ----------
+    Chen T, Kornblith S, Norouzi M, Hinton G. A simple framework for contrastive learning of visual representations. ICML (2020),
+    equation 1, arXiv:2002.05709. Khosla P et al. Supervised contrastive learning. NeurIPS (2020), equation 2, arXiv:2004.11362.
+
+    Example
+    -------
+    >>> same, other = torch.eye(4)[[0, 0, 1, 1]], torch.eye(4)[[0, 1, 0, 1]]
+    >>> groups = torch.tensor([0, 0, 1, 1])
+    >>> bool(nt_xent(same, groups) < 0.05 < nt_xent(other, groups))
+    True
+    """
+    rows = F.normalize(embeddings, dim=1)
+    myself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    similarity = (rows @ rows.T / temperature).masked_fill(myself, float("-inf"))
+    log_probability = similarity - similarity.logsumexp(dim=1, keepdim=True)
+    positive = (groups[:, None] == groups[None, :]) & ~myself
+    count = positive.sum(dim=1)
+    per_row = -log_probability.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
+    return per_row.sum() / (count > 0).sum().clamp(min=1)
