@@ -270,11 +270,10 @@ def test_files_that_are_not_summary_statistics(tmp_path: Path, text: bytes, mess
 def test_truncated_and_spoilt_files_are_refused(tmp_path: Path, layout: Layout) -> None:
     whole = write_sumstats(tmp_path / "t.tsv.gz", [frame(200)], layout=layout).read_bytes()
     text = gzip.decompress(whole)
-    middle = text.rfind(b"7", 0, text.rfind(b"ADD") if layout != "gwas-ssf" else -20)
     for spoilt, message in [
         (whole[: len(whole) // 2], "gzip data is truncated or damaged"),
         (whole[:-1], "gzip data is truncated or damaged"),
-        (text[:middle], "the last line has fewer values|a value of"),
+        (text[:-3], "ends in the middle of a line"),
         (re.sub(rb"(\n[^\n.]*)\.", rb"\1,", text, count=1), "a value of .* is not what it should be"),
     ]:
         (tmp_path / "spoilt.tsv").write_bytes(spoilt)
