@@ -1,0 +1,1 @@
+"""Genotypes and traits to associations, loci and what they mean; tables in, tables out."""

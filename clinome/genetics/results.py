@@ -1,0 +1,167 @@
+"""The result store of a scan: variants × traits, one Arrow file a shard, read shard by shard or trait by trait.
+
+    run.json             the fingerprint of everything the numbers depend on, and what was counted
+    variants.parquet     VARIANTS + effect_allele_frequency, missing_share, reason (why there is no estimate, or null)
+    traits.parquet       trait, group (traits with the same people), n, degrees_of_freedom
+    shards/000000.arrow  a row a variant: ``source_row`` (in the genotype files) and fixed-size lists over traits (``beta``,
+                         ``standard_error``: float32), over groups (``n``: int32, ``frequency``: float32) and over omnibus sets
+                         (``omnibus``: float64, −log10 p)
+
+A shard is written under a temporary name and renamed, so a shard that is there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinome.core.errors import StudyError
+from clinome.stats.distributions import neg_log10_chi2, neg_log10_t
+
+Floats = NDArray[np.float64]
+REASONS = {1: "no variation", 2: "collinear with the covariates", 3: "too few people"}
+
+
+class Shard(NamedTuple):
+    """Arrays of one shard: ``rows`` (V,) of a table of variants, ``beta`` and ``standard_error`` (V, P) over traits, ``n`` and
+    ``frequency`` (V, G) over groups, ``omnibus`` (V, S) over omnibus sets.
+    """
+
+    rows: NDArray[np.int64]
+    beta: Floats
+    standard_error: Floats
+    n: NDArray[np.int64]
+    frequency: Floats
+    omnibus: Floats
+
+
+def shard_frame(shard: Shard) -> pl.DataFrame:
+    """Lay a shard out as the columns of its file."""
+    columns = {"source_row": pl.Series(shard.rows, dtype=pl.Int64)}
+    for name, values, dtype in (
+        ("beta", shard.beta, np.float32),
+        ("standard_error", shard.standard_error, np.float32),
+        ("n", shard.n, np.int32),
+        ("frequency", shard.frequency, np.float32),
+        ("omnibus", shard.omnibus, np.float64),
+    ):
+        if values.shape[1]:
+            columns[name] = pl.Series(np.ascontiguousarray(values, dtype=dtype))
+    return pl.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished scan in ``folder``. Cheap to make: tables are read when they are asked for."""
+
+    folder: Path
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """What ``run.json`` says."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            raise StudyError("there is no finished scan here", where=self.folder, do="run `clinome gwas` with --out there first")
+        return dict(json.loads(path.read_text()))
+
+    @cached_property
+    def variants(self) -> pl.DataFrame:
+        """The variants that passed the filters, in the order of the source."""
+        return pl.read_parquet(self.folder / "variants.parquet")
+
+    @cached_property
+    def traits(self) -> pl.DataFrame:
+        """One row a trait."""
+        return pl.read_parquet(self.folder / "traits.parquet")
+
+    @property
+    def omnibus_sets(self) -> list[str]:
+        """Names of the omnibus sets, in the order of the store's columns."""
+        return list(self.run["omnibus_sets"])
+
+    def shards(self, columns: tuple[str, ...] = Shard._fields[1:]) -> Iterator[Shard]:
+        """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no width."""
+        groups = self.traits["group"].to_list()
+        width = {"beta": len(groups), "standard_error": len(groups), "n": max(groups) + 1, "frequency": max(groups) + 1}
+        width["omnibus"] = len(self.omnibus_sets)
+        start = 0
+        for path in sorted((self.folder / "shards").glob("*.arrow")):
+            wanted = [name for name in columns if width[name]]
+            frame = pl.read_ipc(path, columns=["source_row", *wanted])
+            arrays = {name: np.zeros((frame.height, 0)) for name in width}
+            for name in wanted:
+                arrays[name] = frame[name].to_numpy().reshape(frame.height, width[name]).astype(np.float64)
+            rows = np.arange(start, start + frame.height)
+            n = arrays["n"].astype(np.int64)
+            yield Shard(rows, arrays["beta"], arrays["standard_error"], n, arrays["frequency"], arrays["omnibus"])
+            start += frame.height
+
+    def neg_log_10_p(self, t: Floats, n: NDArray[np.int64], traits: NDArray[np.int64]) -> Floats:
+        """Turn beta / SE into −log10 p for the given trait numbers (same shape as ``t`` or broadcast with it)."""
+        if self.run["statistic"] == "score":
+            return neg_log10_chi2(t * t, 1.0)
+        rank = self.traits["rank"].to_numpy()[traits]
+        return neg_log10_t(t, np.maximum(n - rank - 1, 1))
+
+    def frames(self, trait: str) -> Iterator[pl.DataFrame]:
+        """Yield SUMMARY_STATISTICS of one trait shard by shard; ``trait`` may be 'omnibus' or 'omnibus:<set>' (no beta)."""
+        if trait in self.traits["trait"]:
+            p = self.traits["trait"].to_list().index(trait)
+            group = int(self.traits["group"][p])
+            for shard in self.shards(("beta", "standard_error", "n", "frequency")):
+                beta, error = shard.beta[:, p], shard.standard_error[:, p]
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    strength = self.neg_log_10_p(beta / error, shard.n[:, group], np.array(p))
+                yield self._frame(shard, trait, shard.frequency[:, group], shard.n[:, group], beta, error, strength)
+            return
+        names = self.omnibus_sets
+        if trait != "omnibus" and trait.removeprefix("omnibus:") not in names:
+            raise StudyError(
+                f"there is no trait {trait!r} in this scan", where=self.folder, expected=", ".join(self.traits["trait"][:20])
+            )
+        for shard in self.shards(("omnibus",)):
+            strength = (
+                combined_omnibus(shard.omnibus) if trait == "omnibus" else shard.omnibus[:, names.index(trait.split(":", 1)[1])]
+            )
+            nothing = np.full(len(shard.rows), np.nan)
+            frequency = self.variants["effect_allele_frequency"].to_numpy()[shard.rows]
+            n = np.full(len(shard.rows), sum(self.run["omnibus_people"]))
+            yield self._frame(shard, trait, frequency, n, nothing, nothing, strength)
+
+    def _frame(
+        self, shard: Shard, trait: str, frequency: Floats, n: NDArray[np.int64], beta: Floats, error: Floats, strength: Floats
+    ) -> pl.DataFrame:
+        keep = [
+            c
+            for c in ("variant_id", "chromosome", "position", "effect_allele", "other_allele", "info")
+            if c in self.variants.columns
+        ]
+        columns = {
+            "trait": pl.Series([trait]).new_from_index(0, len(n)),
+            "effect_allele_frequency": frequency,
+            "n": n,
+            "beta": beta,
+            "standard_error": error,
+            "neg_log_10_p_value": strength,
+        }
+        numbers = pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
+        return self.variants[shard.rows].select(keep).hstack(numbers)
+
+    def trait(self, name: str) -> pl.DataFrame:
+        """Return SUMMARY_STATISTICS of one trait over all variants."""
+        return pl.concat(list(self.frames(name)))
+
+
+def combined_omnibus(omnibus: Floats) -> Floats:
+    """Combine the sets (V, S) of independent people (the folds of a cross-fitted embedding) by Fisher's method."""
+    from clinome.stats.multiple_testing import combine_fisher
+
+    return omnibus[:, 0] if omnibus.shape[1] == 1 else combine_fisher(omnibus)
