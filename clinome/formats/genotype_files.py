@@ -3,35 +3,62 @@
 The suffix names the format; a file's first bytes must agree with it, and stand in for a suffix that is not in the table.
 
 >>> sorted(SUFFIXES)
-['.bed']
+['.bcf', '.bed', '.bgen', '.pgen', '.vcf', '.vcf.bgz', '.vcf.gz']
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import glob
+import gzip
 import math
 import re
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import CohortError, FormatError, StudyError
+from clinome.formats.bgen import BgenGenotypes
 from clinome.formats.genotypes import Block, Genotypes, blocks, chosen
+from clinome.formats.pgen import PgenGenotypes, write_pgen
 from clinome.formats.plink import PlinkGenotypes, write_plink
+from clinome.formats.vcf import VcfGenotypes
 
 
-def _plink(path: Path, build: str | None, sample_file: Path | None) -> Genotypes:
+def _plink(path: Path, build: str | None, _: Path | None) -> Genotypes:
     return PlinkGenotypes(path, build=build)
 
 
-# One line a format: its suffixes and what opens it. A new format adds its lines here (docs/add_a_format.md).
+def _pgen(path: Path, build: str | None, _: Path | None) -> Genotypes:
+    return PgenGenotypes(path, build=build)
+
+
+def _bgen(path: Path, build: str | None, sample_file: Path | None) -> Genotypes:
+    return BgenGenotypes(path, build=build, sample_file=sample_file)
+
+
+def _vcf(path: Path, build: str | None, _: Path | None) -> Genotypes:
+    return VcfGenotypes(path, build=build)
+
+
+# One line a format: its suffix and what opens it. A new format adds its line here (docs/add_a_format.md).
 SUFFIXES: dict[str, Callable[[Path, str | None, Path | None], Genotypes]] = {
     ".bed": _plink,
+    ".pgen": _pgen,
+    ".bgen": _bgen,
+    ".vcf": _vcf,
+    ".vcf.gz": _vcf,
+    ".vcf.bgz": _vcf,
+    ".bcf": _vcf,
 }
+_BESIDE = {".bim": ".bed", ".fam": ".bed", ".pvar": ".pgen", ".psam": ".pgen", ".sample": ".bgen"}
 
 
 def open_genotypes(path: str | Path, *, build: str | None = None, sample_file: str | Path | None = None) -> Genotypes:
@@ -65,7 +92,7 @@ def open_genotypes(path: str | Path, *, build: str | None = None, sample_file: s
     opened = []
     try:
         for file in files:
-            opened.append(_format(file)(file, build, sample_file))
+            opened.append(_opener(file, sample_file)(file, build, sample_file))
         return opened[0] if len(opened) == 1 else GenotypeSet(opened)
     except BaseException:
         for source in opened:
@@ -94,7 +121,7 @@ class GenotypeSet:
         self._sources = tuple(sources)
         self._starts = np.cumsum([0, *(source.variants.height for source in sources)])
         scales = [source.read(np.zeros(1, np.int64)).scale for source in sources if source.variants.height]
-        self._scale = math.lcm(*scales)
+        self.scale = math.lcm(*scales)
         self.samples = first.samples
         self.variants = pl.concat([source.variants for source in sources], how="diagonal")
         self.build = next(iter(builds), None)
@@ -106,12 +133,12 @@ class GenotypeSet:
         rows = chosen(variants, self.variants.height)
         cuts = np.searchsorted(rows, self._starts)
         parts: list[NDArray[np.int8] | NDArray[np.int32]] = [
-            _at_scale(source.read(rows[low:high] - start, samples), self._scale)
+            _at_scale(source.read(rows[low:high] - start, samples), self.scale)
             for source, start, low, high in zip(self._sources, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
             if high > low or len(rows) == 0
         ]
         counts: NDArray[np.int32] = parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[assignment]
-        return Block(rows, counts, self._scale)
+        return Block(rows, counts, self.scale)
 
     def close(self) -> None:
         """Close every file."""
@@ -122,28 +149,33 @@ class GenotypeSet:
 def convert_genotypes(
     source: Genotypes, path: str | Path, *, variants: NDArray[np.int64] | None = None, samples: NDArray[np.int64] | None = None
 ) -> None:
-    """Write ``source``, or the given rows of its ``variants`` (ascending) and ``samples``, as a .bed.
+    """Write ``source``, or the given rows of its ``variants`` (ascending) and ``samples``, as a .bed or a .pgen.
+
+    Memory does not grow with the number of variants, but for the variants table.
 
     Raises
     ------
     StudyError
         When the suffix is not one that can be written, or dosages are to become a .bed, which holds hard calls only.
+    OutputError
+        When the folder cannot be written.
     """
     path = Path(path)
+    if path.suffix not in (".bed", ".pgen"):
+        raise StudyError("this format cannot be written", where=path, got=path.suffix or "no suffix", expected=".bed or .pgen")
     people = source.samples if samples is None else source.samples[samples]
     table = source.variants if variants is None else source.variants[variants]
-    size = max(1, 2**26 // max(1, people.height))
-    counts = (_hard_calls(block, path) for block in blocks(source, size=size, variants=variants, samples=samples))
-    if path.suffix == ".bed":
+    stream = blocks(source, size=max(1, 2**24 // max(1, people.height)), variants=variants, samples=samples)
+    first = next(stream, None)
+    if first is None or not people.height:
+        raise StudyError("there is nothing to write", where=path, got=f"{table.height} variants of {people.height} people")
+    counts: Iterator[Any] = (block.counts for block in chain([first], stream))
+    if path.suffix == ".pgen":
+        write_pgen(path, samples=people, variants=table, blocks=counts, scale=first.scale, build=source.build)
+    elif first.scale == 1:
         write_plink(path, samples=people, variants=table, blocks=counts)
     else:
-        raise StudyError("this format cannot be written", where=path, got=path.suffix or "no suffix", expected=".bed")
-
-
-def _hard_calls(block: Block, path: Path) -> NDArray[np.int8]:
-    if block.scale != 1:
         raise StudyError("the genotypes are dosages, and a .bed holds hard calls only", where=path, do="write a .pgen instead")
-    return block.counts.astype(np.int8, copy=False)
 
 
 def _at_scale(block: Block, scale: int) -> NDArray[np.int8] | NDArray[np.int32]:
@@ -175,21 +207,39 @@ def _same_people(first: Genotypes, other: Genotypes) -> None:
     )
 
 
-def _format(path: Path) -> Callable[[Path, str | None, Path | None], Genotypes]:
-    """Choose what opens ``path`` by its suffix, checked against its first bytes."""
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
-    if path.suffix in {".bim", ".fam"}:
-        raise StudyError("name the .bed, not what lies beside it", got=path.name, expected=path.with_suffix(".bed").name)
-    if path.name.endswith(".bed.gz"):
-        raise FormatError("a .bed is read in place and cannot be compressed", where=path, do="gunzip the .bed and the .bim first")
-    if suffix is None:
+def _opener(path: Path, sample_file: Path | None) -> Callable[[Path, str | None, Path | None], Genotypes]:
+    """Choose what opens ``path`` by its suffix, which its first bytes may not contradict."""
+    name = path.name.lower()
+    if main := _BESIDE.get(path.suffix):
+        raise StudyError("name the file of the genotypes, not one that lies beside it", got=path.name, expected=path.stem + main)
+    if name.endswith((".bed.gz", ".pgen.gz", ".bgen.gz", ".zip")):
+        raise FormatError("the file is read in place and cannot be compressed", where=path, do="gunzip it and its companions first")
+    named = next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), None)
+    held = _sniff(path)
+    if named and held and SUFFIXES[named] is not SUFFIXES[held]:
         raise FormatError(
-            "the name does not end as a genotype file does",
-            where=path,
-            got=path.suffix or "no suffix",
-            expected=", ".join(SUFFIXES),
+            "the file is not what its name says", where=path, got=f"the first bytes of a {held}", expected=f"a {named}"
         )
+    suffix = named or held
+    if suffix is None:
+        raise FormatError("this is no genotype file that can be read", where=path, got=path.suffix, expected=", ".join(SUFFIXES))
+    if sample_file is not None and SUFFIXES[suffix] is not _bgen:
+        raise StudyError("a .sample file goes with a .bgen only", where=path, got=sample_file, do="leave the sample file out")
     return SUFFIXES[suffix]
+
+
+def _sniff(path: Path) -> str | None:
+    """Tell the format from the first bytes."""
+    with path.open("rb") as file:
+        start = file.read(20)
+    if start[:2] == b"\x1f\x8b":
+        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path, "rb") as unpacked:
+            start = unpacked.read(20)
+    if start.startswith((b"##fileformat=VCF", b"BCF\x02")):
+        return ".vcf"
+    if start[:2] == b"\x6c\x1b" and len(start) > 2:
+        return ".bed" if start[2] < 2 else ".pgen"
+    return ".bgen" if start[16:20] == b"bgen" else None
 
 
 def _not_there(path: Path) -> StudyError:

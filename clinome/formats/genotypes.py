@@ -212,6 +212,19 @@ def build_name(text: str | None) -> str | None:
     return text if re.fullmatch(r"\w+(\.p?\d+)?", text) else None
 
 
+def stated_build(header: str) -> str | None:
+    """Find the genome build in the ``##`` lines of a VCF or .pvar: ``assembly=`` of a contig, else the reference's name.
+
+    Example
+    -------
+    >>> stated_build("##contig=<ID=1,assembly=b37>")
+    'GRCh37'
+    """
+    named = re.findall(r"##contig=<[^\n]*assembly=\"?([^,>\"\n]+)", header) + re.findall(r"##(?:reference|assembly)=(\S+)", header)
+    found = (build_name(Path(name).name if "/" in name else name) for name in named)
+    return next((name for name in found if name is not None), None)
+
+
 def agreed_build(asked: str | None, stated: str | None, where: Path) -> str | None:
     """Return the build of a file: what the caller says, or what the file states.
 

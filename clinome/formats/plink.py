@@ -20,10 +20,12 @@ array([[ 2, -1,  0]], dtype=int8)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BufferedReader, BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +82,7 @@ class PlinkGenotypes:
         packed = np.empty((len(rows), self._row_bytes), np.uint8)
         stored = rows if self._rows is None else self._rows[rows]
         cuts = [0, *(np.flatnonzero(np.diff(stored) != 1) + 1), len(rows)]  # neighbours are read at once
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, stop in pairwise(cuts):
             run = packed[start:stop]
             self._file.seek(len(MAGIC) + (int(stored[start]) * self._row_bytes if len(run) else 0))
             if self._file.readinto(run.data) != run.nbytes:
@@ -103,69 +105,70 @@ def _reopen(path: Path, build: str | None) -> PlinkGenotypes:
 
 def read_fam(path: Path) -> pl.DataFrame:
     """Read the people of a .fam as a ``samples`` table."""
-    table, _ = read_columns(path, FAM)
+    table = read_columns(read_beside(path), FAM, where=path)
     return samples_table(path, table["participant_id"], family_id=table["family_id"], sex=table["sex"])
 
 
 def read_bim(path: Path) -> tuple[pl.DataFrame, NDArray[np.int64] | None, int, tuple[str, ...]]:
     """Read the variants of a .bim: the table, the stored row of each (None when all are kept), the rows stored, notes."""
-    raw, first_line = read_columns(path, BIM)
-    raw = raw.with_columns(pl.col("position").cast(pl.Int64, strict=False).alias("base_pair"))
-    if raw["base_pair"].null_count():
-        row = int(raw["base_pair"].is_null().arg_true()[0])
-        raise FormatError(
-            "a position is not a whole number",
-            where=f"{path}, line {first_line + row}",
-            got=raw["position"][row],
-            expected="the base pair in column 4",
-        )
-    raw = raw.with_columns(pl.col("base_pair").alias("position"))
+    raw = whole_positions(read_columns(read_beside(path), BIM, where=path), where=path)
     kept = raw["position"] >= 0
-    notes = []
-    rows = None
-    if not kept.all():
-        rows = kept.arg_true().to_numpy().astype(np.int64)
-        notes.append(f"{raw.height - len(rows)} variants with a negative position were left out, as PLINK does")
-    columns = {name: raw[name].filter(kept) for name in BIM if name != "centimorgan"}
-    table, more = variants_table(columns, path)
-    return table, rows, raw.height, (*notes, *more)
+    table, notes = variants_table({name: raw[name].filter(kept) for name in BIM if name != "centimorgan"}, path)
+    if kept.all():
+        return table, None, raw.height, tuple(notes)
+    rows = kept.arg_true().to_numpy().astype(np.int64)
+    left_out = f"{raw.height - len(rows)} variants with a negative position were left out, as PLINK does"
+    return table, rows, raw.height, (left_out, *notes)
 
 
-def read_columns(path: Path, names: tuple[str, ...]) -> tuple[pl.DataFrame, int]:
-    """Read a table without header whose columns are parted by tabs or spaces, all as text; also the first line's number.
+def whole_positions(raw: pl.DataFrame, *, where: Path, line: int = 1) -> pl.DataFrame:
+    """Turn the column ``position`` into whole numbers, or name the line (the table starts at ``line``) that holds none."""
+    whole = raw["position"].cast(pl.Int64, strict=False)
+    if whole.null_count():
+        row = int(whole.is_null().arg_true()[0])
+        raise FormatError("a position is not a whole number", where=f"{where}, line {line + row}", got=raw["position"][row])
+    return raw.with_columns(whole)
+
+
+def read_columns(
+    text: bytes, names: Sequence[str], *, where: Path, line: int = 1, keep: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Read a table without header whose columns are parted by tabs or spaces, all as text.
+
+    Parameters
+    ----------
+    text
+        The lines; the first one is number ``line`` of the file ``where``.
+    names
+        The names of its columns; ``keep`` are the ones wanted (None: all).
 
     Raises
     ------
     FormatError
-        When it is missing, empty, not text, or a line has another number of columns.
+        When it is empty, not text, or a line has another number of columns.
     """
-    text = read_beside(path)
     first = text.split(b"\n", 1)[0].rstrip(b"\r")
     if first.count(b"\t") != len(names) - 1 or b" " in first:
-        text = re.sub(rb"(?m)^[ \t]+|[ \t\r]+$", b"", text)
-        text = re.sub(rb"[ \t]+", b"\t", text)
+        text = re.sub(rb"[ \t]+", b"\t", re.sub(rb"(?m)^[ \t]+|[ \t\r]+$", b"", text))
     text = text.rstrip(b"\r\n\t ")
     if not text:
-        raise FormatError("the file is empty", where=path, expected=f"lines of {len(names)} columns")
-    lines = text.count(b"\n") + 1
-    if text.count(b"\t") == lines * (len(names) - 1):
-        try:
-            table = pl.read_csv(
-                BytesIO(text), separator="\t", has_header=False, new_columns=list(names), infer_schema=False, quote_char=None
-            )
-            if table.height == lines and table.width == len(names) and not table[names[-1]].null_count():
-                return table, 1
-        except (pl.exceptions.PolarsError, UnicodeDecodeError):
-            pass
-    for number, line in enumerate(text.split(b"\n"), 1):
-        if len(line.split()) != len(names):
+        raise FormatError("the file is empty", where=where, expected=f"lines of {len(names)} columns")
+    n_lines = text.count(b"\n") + 1
+    if text.count(b"\t") == n_lines * (len(names) - 1):
+        with contextlib.suppress(pl.exceptions.PolarsError):
+            options = {"separator": "\t", "has_header": False, "infer_schema": False, "quote_char": None}
+            table = pl.read_csv(BytesIO(text), new_columns=list(names), **options).select(keep or names)  # type: ignore[arg-type]
+            if table.height == n_lines and not any(table[name].null_count() for name in table.columns):
+                return table
+    for number, row in enumerate(text.split(b"\n"), line):
+        if len(row.split()) != len(names):
             raise FormatError(
                 f"a line does not have {len(names)} columns",
-                where=f"{path}, line {number}",
-                got=f"{len(line.split())} columns",
+                where=f"{where}, line {number}",
+                got=f"{len(row.split())} columns",
                 expected=", ".join(names),
             )
-    raise FormatError("the file is not a text table", where=path, expected=f"lines of {len(names)} columns: {', '.join(names)}")
+    raise FormatError("the file is not a text table", where=where, expected=f"lines of {len(names)} columns: {', '.join(names)}")
 
 
 def read_beside(path: Path) -> bytes:
