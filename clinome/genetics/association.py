@@ -85,6 +85,7 @@ def associate(
     *,
     out: str | Path,
     covariates: pl.DataFrame | None = None,
+    trait_covariates: pl.DataFrame | None = None,
     omnibus_sets: Mapping[str, pl.DataFrame] | None = None,
     options: Options | None = None,
     variants: NDArray[np.int64] | None = None,
@@ -98,6 +99,9 @@ def associate(
     covariates
         ``participant_id`` and float columns without missing values; the intercept is added. People who are not in it are
         left out.
+    trait_covariates
+        One further covariate for each trait: ``participant_id`` and a column named as each trait (predictions of DeepNull).
+        A trait is missing where its covariate is. An omnibus set takes those of its traits together.
     omnibus_sets
         Named PHENOTYPES tables (raw traits, before any transform), each tested as a whole by Wilks' test on the people who
         have all of its traits. Sets must not share people when they are to be combined. Missing genotypes take their mean.
@@ -124,8 +128,12 @@ def associate(
     """
     options = options or Options()
     out = usable_folder(out)
-    people, outcomes, basis, sets = _align(genotypes, traits, covariates, omnibus_sets or {})
     names = [c for c in traits.columns if c != "participant_id"]
+    people, basis, tables = _align(genotypes, traits, covariates, omnibus_sets or {})
+    order = genotypes.samples[people].select("participant_id")
+    outcomes = _matrix(order, traits)
+    own = None if trait_covariates is None else _matrix(order, trait_covariates.select("participant_id", *names))
+    sets = [_omnibus_set(order, table, trait_covariates) for table in tables.values()]
     _refuse_unusable(names, outcomes, basis.shape[1])
     rows = np.arange(genotypes.variants.height, dtype=np.int64) if variants is None else variants
     if not len(rows):
@@ -140,17 +148,20 @@ def associate(
         "n_read": len(rows),
         "build": genotypes.build,
         "covariates": [] if covariates is None else [c for c in covariates.columns if c != "participant_id"],
-        "omnibus_sets": list(sets),
+        "trait_covariates": own is not None,
+        "omnibus_sets": list(tables),
     }
-    arrays = [_digest(a) for a in (people, rows, outcomes, basis, *sets.values())]
+    arrays = [
+        _digest(a) for a in (people, rows, outcomes, basis, *([] if own is None else [own]), *(a for pair in sets for a in pair))
+    ]
     run["fingerprint"] = fingerprint(*genotypes.paths, arrays, names, run)
     finished = _start(out, run)
     if finished is not None:
         return finished
 
-    groups = prepare(outcomes, basis)
+    groups = prepare(outcomes, basis, own)
     scale = genotypes.read(rows[:1], people[:1]).scale
-    whitened = [whiten(values, basis) for values in sets.values()]
+    whitened = [whiten(values, np.hstack([basis, extra])) for values, extra in sets]
     info = genotypes.variants["info"].to_numpy() if "info" in genotypes.variants.columns else None
     job = _Job(
         genotypes,
@@ -175,8 +186,8 @@ def _digest(array: NDArray[Any]) -> str:
 
 def _align(
     genotypes: Genotypes, traits: pl.DataFrame, covariates: pl.DataFrame | None, omnibus_sets: Mapping[str, pl.DataFrame]
-) -> tuple[NDArray[np.int64], Floats, Floats, dict[str, Floats]]:
-    """Bring all tables to the people who are in genotypes, covariates and at least one trait, in genotype order."""
+) -> tuple[NDArray[np.int64], Floats, Mapping[str, pl.DataFrame]]:
+    """Find the people who are in genotypes, covariates and at least one trait (rows of the samples), and their covariates."""
     check(traits, PHENOTYPES)
     ids = genotypes.samples["participant_id"]
     keep = ids.is_in(_with_values(traits).implode())
@@ -191,17 +202,28 @@ def _align(
             + ("" if covariates is None else f", {covariates.height} in the covariates"),
             do="compare the identifiers of the files (participant_id is the IID of PLINK files)",
         )
-    order = ids.gather(people).to_frame()
-    outcomes = _matrix(order, traits)
-    basis = _matrix(order, covariates) if covariates is not None else np.zeros((len(people), 0))
-    if not np.isfinite(basis).all():
-        column = int(np.flatnonzero(~np.isfinite(basis).all(axis=0))[0])
-        name = [c for c in covariates.columns if c != "participant_id"][column] if covariates is not None else ""
+    if covariates is None:
+        return people, np.zeros((len(people), 0)), omnibus_sets
+    basis = _matrix(ids.gather(people).to_frame(), covariates)
+    broken = np.flatnonzero(~np.isfinite(basis).all(axis=0))
+    if len(broken):
+        name = [c for c in covariates.columns if c != "participant_id"][broken[0]]
         raise TraitError(
-            f"covariate {name!r} is missing or not finite for {int((~np.isfinite(basis[:, column])).sum())} people",
+            f"covariate {name!r} is missing or not finite for {int((~np.isfinite(basis[:, broken[0]])).sum())} people",
             do="build the covariates with clinome.cohort.covariates.design, or leave those people out",
         )
-    return people, outcomes, basis, {name: _matrix(order, frame) for name, frame in omnibus_sets.items()}
+    return people, basis, omnibus_sets
+
+
+def _omnibus_set(order: pl.DataFrame, table: pl.DataFrame, trait_covariates: pl.DataFrame | None) -> tuple[Floats, Floats]:
+    """Return the values (n_people, D) of an omnibus set and its further covariates; people who lack one lack all values."""
+    values = _matrix(order, table)
+    names = [c for c in table.columns if trait_covariates is not None and c != "participant_id" and c in trait_covariates.columns]
+    if trait_covariates is None or not names:
+        return values, np.zeros((len(values), 0))
+    extra = _matrix(order, trait_covariates.select("participant_id", *names))
+    values[~np.isfinite(extra).all(axis=1)] = np.nan
+    return values, np.where(np.isfinite(extra), extra, 0.0)
 
 
 def _with_values(traits: pl.DataFrame) -> pl.Series:

@@ -84,22 +84,23 @@ def orthonormal(columns: Floats, mask: NDArray[np.bool_]) -> Floats:
     return basis
 
 
-def prepare(outcomes: Floats, covariates: Floats) -> list[Group]:
+def prepare(outcomes: Floats, covariates: Floats, own: Floats | None = None) -> list[Group]:
     """Group the columns of ``outcomes`` (N, P; NaN is missing) by who is missing and project ``covariates`` (N, C) out.
 
-    Every outcome is treated by itself: its residuals depend on its own people and values alone, whatever stands beside it.
+    ``own`` (N, P) holds one more covariate for each outcome; where it is NaN the outcome counts as missing. Every outcome is treated by itself: its residuals depend on its own people and values alone, whatever stands beside it.
     An outcome that is constant, or has no more people than covariates, ends in a group with zero ``sum_of_squares``.
     """
-    present = np.isfinite(outcomes)
+    present = np.isfinite(outcomes) if own is None else np.isfinite(outcomes) & np.isfinite(own)
     packed = np.packbits(present, axis=0)
-    members: dict[bytes, list[int]] = {}
+    members: dict[tuple[bytes, int], list[int]] = {}
     for p in range(outcomes.shape[1]):
-        members.setdefault(packed[:, p].tobytes(), []).append(p)
+        members.setdefault((packed[:, p].tobytes(), -1 if own is None else p), []).append(p)
     groups = []
     for columns in members.values():
         mask = present[:, columns[0]]
         n = int(mask.sum())
-        basis = orthonormal(covariates, mask) if n else np.zeros((len(mask), 0))
+        mine = covariates if own is None else np.column_stack([covariates, own[:, columns[0]]])
+        basis = orthonormal(mine, mask) if n else np.zeros((len(mask), 0))
         residuals = np.zeros((len(mask), len(columns)))
         for j, p in enumerate(columns):  # one at a time: a matrix product's rounding could depend on its width
             residuals[mask, j] = _residual(outcomes[mask, p], basis[mask])

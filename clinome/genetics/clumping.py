@@ -1,0 +1,239 @@
+"""From associated variants to loci: LD clumping, merged windows, r² to the lead, the nearest gene.
+
+1. Take the strongest variant that reaches the threshold as a lead; every variant within ``radius`` that reaches it and has
+   r² ≥ ``r2`` with the lead belongs to it. Repeat with what is left (the greedy clumping of PLINK; Purcell et al. 2007,
+   doi:10.1086/519795).
+2. Clumps whose windows (first to last member) lie within ``merge`` of each other are one locus; its lead is the strongest.
+
+LD is that of the people who were analysed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinome.core.errors import StudyError
+from clinome.core.files import replacing
+from clinome.core.progress import track
+from clinome.core.schema import EVIDENCE, GENES, LOCI, REGIONS, Table, check
+from clinome.formats.genotypes import Genotypes
+from clinome.genetics.results import Results
+from clinome.genetics.studywide import GENOME_WIDE
+from clinome.stats.ld import r_squared
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clumping:
+    """How loci are made: ``alpha`` study-wide; ``r2`` to a lead; ``radius`` and ``merge`` in base pairs; ``flank`` of plots."""
+
+    alpha: float = GENOME_WIDE
+    r2: float = 0.1
+    radius: int = 1_000_000
+    merge: int = 250_000
+    flank: int = 250_000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if not 0 < self.alpha < 1 or not 0 <= self.r2 <= 1 or min(self.radius, self.merge, self.flank) < 0:
+            raise StudyError("a clumping setting is out of range", got=self, expected="0 < alpha < 1, 0 ≤ r2 ≤ 1, distances ≥ 0")
+
+
+class Loci(NamedTuple):
+    """Tables LOCI, REGIONS (r² to the lead in each window) and EVIDENCE (each lead over all traits)."""
+
+    loci: pl.DataFrame
+    regions: pl.DataFrame
+    evidence: pl.DataFrame
+
+
+class _Locus(NamedTuple):
+    lead: int
+    members: list[int]
+    start: int
+    end: int
+
+
+def find_loci(
+    results: Results,
+    genotypes: Genotypes,
+    *,
+    people: NDArray[np.int64] | None = None,
+    settings: Clumping | None = None,
+    genes: pl.DataFrame | None = None,
+    dimension_threshold: float,
+) -> Loci:
+    """Turn a summarised scan into loci.
+
+    Parameters
+    ----------
+    results
+        A scan in whose folder :func:`clinome.genetics.studywide.summarise` has written ``manhattan.parquet``.
+    people
+        Rows of ``genotypes.samples`` whose LD is used (those analysed); None is everybody.
+    genes
+        GENES; adds the nearest gene.
+    dimension_threshold
+        −log10 p that a single trait must reach to be named among a locus's traits.
+    """
+    settings = settings or Clumping()
+    table = pl.read_parquet(results.folder / "manhattan.parquet").with_row_index("row")
+    source_rows = results.variants["source_row"].to_numpy()
+    hits = table.filter(pl.col("study_wide") >= -np.log10(settings.alpha))
+    found: list[_Locus] = []
+    for (_chromosome,), group in hits.group_by("chromosome", maintain_order=True):
+        found += _clump_chromosome(group, genotypes, source_rows, people, settings)
+    order = {row: i for i, row in enumerate(table["row"].to_list())}
+    found.sort(key=lambda locus: order[locus.lead])
+    leads = table[[locus.lead for locus in found]] if found else table.clear()
+    rows = [_describe(i + 1, locus, leads.row(i, named=True)) for i, locus in enumerate(found)]
+    evidence = _evidence(results, leads)
+    strong = evidence.filter(pl.col("neg_log_10_p_value") >= dimension_threshold)
+    for row in rows:
+        named = strong.filter(pl.col("locus") == row["locus"]).sort("neg_log_10_p_value", descending=True)["trait"].to_list()
+        row["traits"] = ",".join(named) or row["best_trait"]
+        if genes is not None:
+            row["nearest_gene"], row["gene_distance"] = _nearest(genes, row["chromosome"], row["position"])
+    columns = [c for c in LOCI.columns if c.required or genes is not None]
+    loci = pl.DataFrame(rows, schema={c.name: c.dtype for c in columns})
+    return Loci(check(loci, LOCI), _regions(results, table, rows, genotypes, source_rows, people, settings), evidence)
+
+
+def _clump_chromosome(
+    hits: pl.DataFrame, genotypes: Genotypes, source_rows: NDArray[np.int64], people: NDArray[np.int64] | None, settings: Clumping
+) -> list[_Locus]:
+    """Clump the hits of one chromosome and merge the clumps."""
+    hits = hits.sort("position")
+    row, position = hits["row"].to_numpy(), hits["position"].to_numpy()
+    strength = hits["study_wide"].to_numpy()
+    free = np.ones(len(row), dtype=np.bool_)
+    clumps: list[_Locus] = []
+    for k in np.argsort(-strength, kind="stable"):
+        if not free[k]:
+            continue
+        near = np.flatnonzero(free & (np.abs(position - position[k]) <= settings.radius))
+        counts = _read(genotypes, source_rows[row[near]], people)
+        lead = counts[int(np.flatnonzero(near == k)[0])]
+        members = near[(r_squared(counts, lead) >= settings.r2) | (near == k)]
+        free[members] = False
+        clumps.append(_Locus(int(row[k]), row[members].tolist(), int(position[members].min()), int(position[members].max())))
+    by_strength = dict(zip(row.tolist(), strength.tolist(), strict=True))
+    merged: list[_Locus] = []
+    for clump in sorted(clumps, key=lambda c: (c.start, c.end)):
+        if merged and clump.start - merged[-1].end <= settings.merge:
+            last = merged.pop()
+            lead = max((last.lead, clump.lead), key=lambda r: by_strength[r])
+            clump = _Locus(lead, last.members + clump.members, last.start, max(last.end, clump.end))
+        merged.append(clump)
+    return merged
+
+
+def _read(genotypes: Genotypes, rows: NDArray[np.int64], people: NDArray[np.int64] | None) -> NDArray[np.integer]:
+    """Read rows in any order (the protocol wants them ascending)."""
+    order = np.argsort(rows, kind="stable")
+    counts = genotypes.read(rows[order], people).counts
+    result = np.empty_like(counts)
+    result[order] = counts
+    return result
+
+
+def _describe(number: int, locus: _Locus, lead: dict[str, Any]) -> dict[str, Any]:
+    omnibus, best = lead["omnibus"], lead["best"]
+    by_omnibus = omnibus is not None and (best is None or omnibus > best)
+    return {
+        "locus": number,
+        **{
+            k: lead[k] for k in ("variant_id", "chromosome", "position", "effect_allele", "other_allele", "effect_allele_frequency")
+        },
+        "start": locus.start,
+        "end": locus.end,
+        "best_trait": "omnibus" if by_omnibus else lead["best_trait"],
+        "neg_log_10_p_value": omnibus if by_omnibus else best,
+        "n_variants": len(locus.members),
+    }
+
+
+def _evidence(results: Results, leads: pl.DataFrame) -> pl.DataFrame:
+    """Return EVIDENCE: every lead over every trait."""
+    wanted = leads["row"].to_numpy()
+    names, group = results.traits["trait"].to_list(), results.traits["group"].to_numpy()
+    frames = []
+    for shard in results.shards(("beta", "standard_error", "n")):
+        inside = np.flatnonzero(np.isin(wanted, shard.rows))
+        if not len(inside):
+            continue
+        at = wanted[inside] - shard.rows[0]
+        beta, error = shard.beta[at], shard.standard_error[at]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            strength = results.neg_log_10_p(beta / error, shard.n[at][:, group], np.arange(len(names))[None, :])
+        for i, locus in enumerate(inside):
+            columns = {"neg_log_10_p_value": strength[i], "beta": beta[i], "standard_error": error[i]}
+            frames.append(pl.DataFrame({"locus": [int(locus) + 1] * len(names), "trait": names, **columns}))
+    if not frames:
+        return pl.DataFrame(schema={c.name: c.dtype for c in EVIDENCE.columns})
+    return check(pl.concat(frames).with_columns(pl.col(pl.Float64).fill_nan(None)).sort("locus", maintain_order=True), EVIDENCE)
+
+
+def _nearest(genes: pl.DataFrame, chromosome: str, position: int) -> tuple[str | None, int | None]:
+    """Return the nearest gene on the chromosome and its distance, 0 inside it; ties go to the shorter gene."""
+    here = check(genes, GENES).filter(pl.col("chromosome") == chromosome)
+    if not here.height:
+        return None, None
+    distance = pl.max_horizontal(pl.col("start") - position, position - pl.col("end"), pl.lit(0))
+    best = here.with_columns(distance.alias("distance"), (pl.col("end") - pl.col("start")).alias("length")).sort(
+        "distance", "length", "gene"
+    )
+    return str(best["gene"][0]), int(best["distance"][0])
+
+
+def _regions(
+    results: Results,
+    table: pl.DataFrame,
+    loci: list[dict[str, Any]],
+    genotypes: Genotypes,
+    source_rows: NDArray[np.int64],
+    people: NDArray[np.int64] | None,
+    settings: Clumping,
+) -> pl.DataFrame:
+    """Return REGIONS: every variant in the window of a locus and its flanks, with r² to the lead and p for the best trait."""
+    frames = []
+    for locus in track(loci, "regional LD"):
+        inside = table.filter(
+            (pl.col("chromosome") == locus["chromosome"])
+            & pl.col("position").is_between(locus["start"] - settings.flank, locus["end"] + settings.flank)
+        )
+        rows = inside["row"].to_numpy()
+        counts = _read(genotypes, source_rows[rows], people)
+        lead = counts[
+            int(np.flatnonzero((inside["variant_id"] == locus["variant_id"]) & (inside["position"] == locus["position"]))[0])
+        ]
+        frame = inside.select(pl.lit(locus["locus"]).alias("locus"), "variant_id", "chromosome", "position")
+        strength = pl.Series("neg_log_10_p_value", _values(results, locus["best_trait"], rows))
+        frames.append(frame.with_columns(strength.fill_nan(None), pl.Series("r2", r_squared(counts, lead))))
+    if not frames:
+        return pl.DataFrame(schema={c.name: c.dtype for c in REGIONS.columns})
+    return check(pl.concat(frames), REGIONS)
+
+
+def _values(results: Results, trait: str, rows: NDArray[np.int64]) -> Floats:
+    """Return −log10 p of one trait (or the omnibus) at the given rows."""
+    return results.trait(trait)["neg_log_10_p_value"].cast(pl.Float64).fill_null(float("nan")).to_numpy()[rows]
+
+
+def save_loci(found: Loci, folder: str | Path) -> None:
+    """Write ``loci.parquet``, ``regions.parquet`` and ``evidence.parquet`` into ``folder``."""
+    tables: list[tuple[str, pl.DataFrame, Table]] = [
+        ("loci", found.loci, LOCI),
+        ("regions", found.regions, REGIONS),
+        ("evidence", found.evidence, EVIDENCE),
+    ]
+    for name, frame, table in tables:
+        with replacing(Path(folder) / f"{name}.parquet") as temporary:
+            check(frame, table).write_parquet(temporary)

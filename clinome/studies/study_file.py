@@ -1,0 +1,292 @@
+"""The study file: what `clinome run` reads, checked before anything runs; every mistake names its line.
+
+A study is TOML with the sections below; each is a frozen dataclass whose fields are the keys. Paths are relative to the file.
+
+>>> print(*(section for section in SECTIONS), sep=" ")
+study genotypes covariates cohort phenotypes images gwas loci truth
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import types
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from clinome.core.errors import StudyError
+from clinome.genetics.association import Options
+from clinome.genetics.clumping import Clumping
+from clinome.imaging.embedding import Config as Embedding
+
+
+@dataclass(frozen=True)
+class About:
+    """`[study]`: ``title`` and ``subtitle`` of the report; ``seed`` of everything that draws random numbers."""
+
+    title: str = "A study from files to loci"
+    subtitle: str = ""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class GenotypeFiles:
+    """`[genotypes]`: ``path`` of a .bed, .pgen, .bgen, .vcf.gz or .bcf, or a pattern with * over chromosomes.
+
+    ``build`` where the file does not state it; ``sample`` is the .sample file of a BGEN.
+    """
+
+    path: str
+    build: str | None = None
+    sample: Path | None = None
+
+
+@dataclass(frozen=True)
+class CovariateTable:
+    """`[covariates]`: ``path`` of a table; ``columns`` to use (all by default); ``categorical`` ones coded by numbers.
+
+    ``missing`` names further codes that mean missing; ``id_column`` names the person where no usual column does.
+    """
+
+    path: Path
+    columns: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    id_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """`[cohort]`: who is analysed.
+
+    ``keep`` and ``remove`` are lists of people; ``kinship``: of people related at or above this KING coefficient (0.0884 is
+    second degree) one is left out; ``principal_components``: how many genetic components join the covariates (0: none).
+    """
+
+    keep: Path | None = None
+    remove: Path | None = None
+    kinship: float | None = None
+    principal_components: int = 0
+
+
+@dataclass(frozen=True)
+class Phenotypes:
+    """`[phenotypes]`: where traits come from and what is done to them before the scan.
+
+    ``path`` of a table, with ``columns`` (all by default), ``missing`` codes and ``id_column``; leave it out when `[images]` is
+    there. ``transform``: 'none', or 'rank-normal' (covariates projected out, then rank-inverse-normal, trait by trait; the
+    omnibus takes the traits as they are). ``adjust``: 'none', or 'deepnull' (an out-of-fold prediction of each trait from the
+    covariates by neural networks joins its covariates).
+    """
+
+    path: Path | None = None
+    columns: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    id_column: str | None = None
+    transform: Literal["none", "rank-normal"] = "none"
+    adjust: Literal["none", "deepnull"] = "none"
+
+
+@dataclass(frozen=True)
+class Images:
+    """`[images]`: ``path`` of an images table, and how an encoder turns pictures into traits (see `clinome phenotype --help`)."""
+
+    path: Path
+    embedding: Embedding = field(default_factory=Embedding)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """`[gwas]`: the scan; ``omnibus``: also test all traits together; ``export``: text layouts to write as well."""
+
+    options: Options = field(default_factory=Options)
+    omnibus: bool = True
+    export: tuple[Literal["gwas-ssf", "regenie", "plink2"], ...] = ()
+
+
+@dataclass(frozen=True)
+class LociSettings:
+    """`[loci]`: how associated variants become loci; ``genes`` is a table gene, chromosome, start, end; ``pictures``: average
+    picture of each genotype at this many leads.
+    """
+
+    clumping: Clumping = field(default_factory=Clumping)
+    genes: Path | None = None
+    pictures: int = 12
+
+
+@dataclass(frozen=True)
+class TruthFile:
+    """`[truth]`: ``loci``, a table of planted loci; one is found when a locus lies within ``distance`` base pairs."""
+
+    loci: Path
+    distance: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study. Sections that are None are left out of the flow."""
+
+    genotypes: GenotypeFiles
+    study: About = field(default_factory=About)
+    covariates: CovariateTable | None = None
+    cohort: Cohort = field(default_factory=Cohort)
+    phenotypes: Phenotypes = field(default_factory=Phenotypes)
+    images: Images | None = None
+    gwas: Scan = field(default_factory=Scan)
+    loci: LociSettings = field(default_factory=LociSettings)
+    truth: TruthFile | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a study with no traits, or with two sources of them."""
+        if (self.images is None) == (self.phenotypes.path is None):
+            both = self.images is not None
+            raise StudyError(
+                "traits come from two places" if both else "the study says nowhere where its traits come from",
+                expected="either `path` in [phenotypes] (a table) or a section [images] (pictures)",
+            )
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "study": About,
+    "genotypes": GenotypeFiles,
+    "covariates": CovariateTable,
+    "cohort": Cohort,
+    "phenotypes": Phenotypes,
+    "images": Images,
+    "gwas": Scan,
+    "loci": LociSettings,
+    "truth": TruthFile,
+}
+
+
+def read_study(path: str | Path) -> Study:
+    """Read and check a study file.
+
+    Raises
+    ------
+    StudyError
+        For a file that is not there or is not TOML, an unknown section or key (with the nearest known one), a missing key, a
+        value of the wrong type or out of range, or a file that the study names and that does not exist: all with the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StudyError("the study file cannot be read", where=path, got=error.strerror) from error
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError("the study file is not TOML", where=path, got=error) from error
+    reader = _Reader(path, text)
+    for name in found:
+        if name not in SECTIONS or not isinstance(found[name], dict):
+            raise reader.error(f"there is no section [{name}]" + _near(name, SECTIONS), name, expected=", ".join(SECTIONS))
+    if "genotypes" not in found:
+        raise StudyError("the section [genotypes] is missing", where=path, expected='[genotypes]\\npath = "…"')
+    made = {name: reader.section(SECTIONS[name], found[name], name) for name in found}
+    try:
+        return Study(**made)
+    except StudyError as error:
+        raise StudyError(str(error), where=path) from error
+
+
+class _Reader:
+    """Turns a section's table into its dataclass; keeps the text to name lines."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.lines = path, text.splitlines()
+
+    def error(self, what: str, section: str, key: str | None = None, **about: str) -> StudyError:
+        return StudyError(what, where=f"{self.path}, line {self._line(section, key)}", **about)
+
+    def _line(self, section: str, key: str | None) -> int:
+        inside, start = False, 1
+        for number, line in enumerate(self.lines, 1):
+            if header := re.match(r"\s*\[+\s*([^\]\s]+)\s*\]", line):
+                inside = header[1] == section
+                start = number if inside else start
+            dotted = f"{section}.{key}"
+            if key is not None and re.match(rf"\s*[\"']?{re.escape(key if inside else dotted)}[\"']?\s*=", line):
+                return number
+        return start
+
+    def section(self, kind: type[Any], table: dict[str, Any], section: str) -> Any:
+        """Make ``kind`` from ``table``; fields that are dataclasses themselves take their keys from the same table."""
+        leaves = _leaves(kind)
+        for key in table:
+            if key not in leaves:
+                raise self.error(
+                    f"there is no key {key!r} in [{section}]" + _near(key, leaves), section, key, expected=", ".join(leaves)
+                )
+        try:
+            return self._make(kind, table, section)
+        except StudyError as error:
+            if "line " in str(error):
+                raise
+            key = next((k for k in table if k in str(error)), None)
+            raise StudyError(str(error), where=f"{self.path}, line {self._line(section, key)}") from error
+
+    def _make(self, kind: type[Any], table: dict[str, Any], section: str) -> Any:
+        hints = get_type_hints(kind)
+        values: dict[str, Any] = {}
+        for one in fields(kind):
+            if is_dataclass(hints[one.name]):
+                values[one.name] = self._make(hints[one.name], table, section)
+            elif one.name in table:
+                values[one.name] = self._value(table[one.name], hints[one.name], section, one.name)
+            elif one.default is MISSING and one.default_factory is MISSING:
+                raise self.error(f"the key {one.name!r} is missing in [{section}]", section)
+        return kind(**values)
+
+    def _value(self, value: Any, hint: Any, section: str, key: str) -> Any:
+        choices = [h for h in (get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)) if h is not type(None)]
+        for choice in choices:
+            if get_origin(choice) is Literal:
+                if value in get_args(choice):
+                    return value
+            elif get_origin(choice) is tuple:
+                if isinstance(value, list):
+                    return tuple(self._value(v, get_args(choice)[0], section, key) for v in value)
+            elif choice is Path:
+                if isinstance(value, str):
+                    return self._file(value, section, key)
+            elif choice is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+                return float(value)
+            elif isinstance(value, choice) and not (choice is int and isinstance(value, bool)):
+                return str(self.path.parent / value) if (section, key) == ("genotypes", "path") else value
+        expected = " or ".join(_words(choice) for choice in choices)
+        raise self.error(f"[{section}] {key} has a value that it cannot have", section, key, got=repr(value), expected=expected)
+
+    def _file(self, value: str, section: str, key: str) -> Path:
+        file = self.path.parent / value
+        if not file.exists():
+            near = difflib.get_close_matches(
+                file.name, [p.name for p in file.parent.glob("*")] if file.parent.is_dir() else [], 3, 0.5
+            )
+            do = "paths are relative to the study file" + (f"; near it are {', '.join(near)}" if near else "")
+            raise self.error(f"[{section}] {key} names a file that is not there", section, key, got=str(file), do=do)
+        return file
+
+
+def _leaves(kind: type[Any]) -> list[str]:
+    """Name the keys of a section: the fields of its dataclass, those of nested dataclasses in their place."""
+    hints = get_type_hints(kind)
+    return [name for one in fields(kind) for name in (_leaves(hints[one.name]) if is_dataclass(hints[one.name]) else [one.name])]
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(v) for v in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a list of {_words(get_args(hint)[0])}"
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "the path of a file"}.get(
+        hint, str(hint)
+    )
