@@ -87,7 +87,11 @@ class BgenGenotypes:
         self.notes = (*([reason] if reason else []), *notes)
         self._places = split.select("offset", "size", "allele").to_numpy()
         self._file = path.open("rb")
-        self._bits = self._packed(0).bits if len(self._places) else 8
+        try:
+            self._bits = self._packed(0).bits if len(self._places) else 8
+        except FormatError:
+            self._file.close()
+            raise
         self.scale = 2 ** min(self._bits, 16) - 1
 
     def __reduce__(self) -> tuple[object, ...]:

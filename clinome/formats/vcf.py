@@ -17,7 +17,8 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -237,7 +238,8 @@ def _see_whole(path: Path) -> Literal["VCF", "BCF"]:
                     do="copy it again",
                 )
     try:
-        first = (gzip.open if start[:2] == b"\x1f\x8b" else open)(path, "rb").read(16)
+        with gzip.open(path, "rb") if start[:2] == b"\x1f\x8b" else path.open("rb") as file:
+            first = file.read(16)
     except (OSError, EOFError, zlib.error) as error:
         raise FormatError("the file cannot be decompressed", where=path, got=str(error), do="copy it again") from error
     if first.startswith(b"BCF\x02"):
@@ -256,7 +258,7 @@ class Header:
     line: int
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path) -> Generator[bytes]:
     """Yield the lines of a VCF without their ends, and raise where the file is cut off or broken."""
     line = b"\n"
     try:
@@ -275,15 +277,13 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _vcf_header(path: Path) -> Header:
     text: list[str] = []
-    for line in _lines(path):
-        if not line.startswith(b"##"):
-            names = line.decode(errors="replace").split("\t")
-            break
-        text.append(line.decode(errors="replace"))
-    else:
-        raise FormatError(
-            "the file ends within its header", where=path, expected="a line that begins with #CHROM", do="copy it again"
-        )
+    names: list[str] = []
+    with closing(_lines(path)) as lines:
+        for line in lines:
+            if not line.startswith(b"##"):
+                names = line.decode(errors="replace").split("\t")
+                break
+            text.append(line.decode(errors="replace"))
     if tuple(names[: len(FIXED)]) != FIXED or len(names) == len(FIXED):
         raise FormatError(
             "the VCF holds no genotypes",
