@@ -37,5 +37,7 @@ def _shared(
 
 
 for _found in pkgutil.iter_modules(__path__):
+    if _found.name.startswith("_"):
+        continue
     _command = getattr(importlib.import_module(f"{__name__}.{_found.name}"), _found.name)
     app.command(name=_found.name)(_command)

@@ -226,8 +226,8 @@ class _Reader:
         except StudyError as error:
             if "line " in str(error):
                 raise
-            key = next((k for k in table if k in str(error)), None)
-            raise StudyError(str(error), where=f"{self.path}, line {self._line(section, key)}") from error
+            named = next((k for k in table if k in str(error)), None)
+            raise StudyError(str(error), where=f"{self.path}, line {self._line(section, named)}") from error
 
     def _make(self, kind: type[Any], table: dict[str, Any], section: str) -> Any:
         hints = get_type_hints(kind)

@@ -1,0 +1,88 @@
+"""`clinome gwas`: many traits against every variant."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Layout(str, Enum):
+    """Text layouts of summary statistics."""
+
+    gwas_ssf = "gwas-ssf"
+    regenie = "regenie"
+    plink2 = "plink2"
+
+
+class Missing(str, Enum):
+    """What stands in for a missing genotype."""
+
+    mean = "mean"
+    drop = "drop"
+
+
+class Statistic(str, Enum):
+    """How a test is made."""
+
+    t = "t"
+    score = "score"
+
+
+def gwas(
+    genotypes: Annotated[str, typer.Option(help="A .bed, .pgen, .bgen, .vcf.gz or .bcf; or a pattern with * over chromosomes.")],
+    phenotypes: Annotated[Path, typer.Option(help="Table with FID/IID, IID or participant_id and one column a trait.")],
+    out: Annotated[Path, typer.Option(help="Folder for results and report.")],
+    covariates: Annotated[Path | None, typer.Option(help="Table of covariates; text columns are categorical.")] = None,
+    traits: Annotated[str | None, typer.Option(help="Traits to analyse, separated by commas; all by default.")] = None,
+    export: Annotated[Layout | None, typer.Option(help="Also write text, one file a trait.")] = None,
+    missing_genotypes: Annotated[Missing, typer.Option(help="The mean (as REGENIE), or drop per variant (as PLINK 2).")] = Missing.mean,
+    statistic: Annotated[Statistic, typer.Option(help="Student's t, or the score test (as REGENIE).")] = Statistic.t,
+    omnibus: Annotated[
+        bool, typer.Option(help="Also test all traits together (Wilks), whatever the rotation of their axes.")
+    ] = False,
+    keep: Annotated[Path | None, typer.Option(help="List of people to keep (IID, or FID IID).")] = None,
+    remove: Annotated[Path | None, typer.Option(help="List of people to leave out.")] = None,
+    categorical: Annotated[str | None, typer.Option(help="Covariates coded by numbers that are categories, by commas.")] = None,
+    missing_code: Annotated[list[str] | None, typer.Option(help="A code that means missing, e.g. -9; may be repeated.")] = None,
+    sample: Annotated[Path | None, typer.Option(help="The .sample file of a BGEN.")] = None,
+    build: Annotated[str | None, typer.Option(help="Genome build, e.g. GRCh38, where the file does not state it.")] = None,
+    maf: Annotated[float | None, typer.Option(help="Least minor-allele frequency.")] = None,
+    mac: Annotated[float | None, typer.Option(help="Least minor-allele count.")] = None,
+    missing: Annotated[float | None, typer.Option(help="Largest share of missing genotypes of a variant.")] = None,
+    hwe: Annotated[float | None, typer.Option(help="Least p of the exact Hardy-Weinberg test.")] = None,
+    info: Annotated[float | None, typer.Option(help="Least imputation INFO, where the file states it.")] = None,
+) -> None:
+    """Associate every variant with every trait by linear regression (0/1 traits too), with covariates projected out.
+
+    Example:
+
+        clinome gwas --genotypes "chr*.bed" --phenotypes traits.tsv --covariates covariates.tsv --out results --export regenie
+    """
+    from clinome.cli._print import print_summary
+    from clinome.genetics.association import Options
+    from clinome.genetics.filters import Filters
+    from clinome.studies.discover import run_study
+    from clinome.studies.study_file import About, Cohort, CovariateTable, GenotypeFiles, Phenotypes, Scan, Study
+
+    options = Options(
+        missing_genotypes=missing_genotypes.value,
+        statistic=statistic.value,
+        filters=Filters(maf=maf, mac=mac, missing=missing, hwe=hwe, info=info),
+    )
+    codes = tuple(missing_code or ())
+    study = Study(
+        study=About(title=f"Association of {phenotypes.name}", subtitle=Path(genotypes).name),
+        genotypes=GenotypeFiles(genotypes, build=build, sample=sample),
+        covariates=CovariateTable(covariates, categorical=_listed(categorical), missing=codes) if covariates else None,
+        cohort=Cohort(keep=keep, remove=remove),
+        phenotypes=Phenotypes(path=phenotypes, columns=_listed(traits), missing=codes),
+        gwas=Scan(options=options, omnibus=omnibus, export=(export.value,) if export else ()),
+    )
+    print_summary(run_study(study, out), out)
+
+
+def _listed(words: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in words.split(",") if word.strip()) if words else ()

@@ -1,0 +1,291 @@
+"""From a biobank's files to loci: people → phenotypes → traits → scan → loci → report, each stage saved and resumable.
+
+    people/       who is in all sources, relatives, the participant flow
+    phenotypes/   pictures → encoder → axes with their quality, or a table of traits
+    traits/       what is scanned: transformed traits, covariates with principal components, DeepNull's predictions
+    gwas/         the result store, Manhattan, QQ, λ
+    loci/         loci, regional LD, evidence, average pictures of each genotype, truth when it is known
+    report.html   reads the tables above and summary.json
+
+`clinome run`, `clinome gwas` and `clinome demo` are this one flow.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import clinome
+from clinome.core.errors import StudyError
+from clinome.core.files import replacing, usable_folder, write_json
+from clinome.core.provenance import fingerprint, write_provenance
+from clinome.core.schema import GENES, IMAGES, check
+from clinome.formats.genotype_files import open_genotypes
+from clinome.formats.genotypes import Genotypes
+from clinome.formats.table import LoadedTable, read_table
+from clinome.genetics.association import associate
+from clinome.genetics.clumping import find_loci, save_loci
+from clinome.genetics.export import export
+from clinome.genetics.results import Results
+from clinome.genetics.studywide import inflation_warnings, summarise, thresholds
+from clinome.imaging.convert import content_key
+from clinome.imaging.embedding import embed
+from clinome.studies.genotype_pictures import average_pictures
+from clinome.studies.methods import headline, methods
+from clinome.studies.people import People, gather, load_people, read_covariates, rows_of, save_people
+from clinome.studies.stages import Stages
+from clinome.studies.study_file import Images, Study
+from clinome.studies.traits import Analysed, analyse, load_analysed, save_analysed
+from clinome.studies.truth import Compared, compare
+
+
+def run_study(study: Study, out: str | Path, *, report: bool = True) -> dict[str, Any]:
+    """Run ``study`` into the folder ``out`` and return its summary (also ``summary.json``).
+
+    A stage whose inputs, settings and code version have not changed is skipped; a killed run goes on where it was.
+
+    Raises
+    ------
+    ClinomeError
+        Of the part that fails, with what to do; stages that were finished stay.
+    """
+    out = usable_folder(out)
+    stages = Stages(out)
+    genotypes = open_genotypes(study.genotypes.path, build=study.genotypes.build, sample_file=study.genotypes.sample)
+    try:
+        covariates = read_covariates(study.covariates)
+        table, images, trait_ids = _sources(study)
+        keys = _Keys(study, genotypes, images)
+
+        people_folder = stages.run("people", keys.people, lambda d: save_people(gather(study, genotypes, trait_ids, covariates), d))
+        people = load_people(people_folder)
+        folder = stages.run("phenotypes", keys.phenotypes, lambda d: _phenotypes(study, people, table, images, d))
+        phenotypes = pl.read_parquet(folder / "phenotypes.parquet")
+        taught = _taught(folder)
+        traits_folder = stages.run(
+            "traits", keys.traits, lambda d: save_analysed(analyse(study, people, genotypes, phenotypes, covariates, taught), d)
+        )
+        analysed = load_analysed(traits_folder)
+        gwas = stages.run("gwas", keys.gwas, lambda d: _scan(study, analysed, genotypes, d))
+        results = Results(gwas)
+        loci = stages.run("loci", keys.loci, lambda d: _loci(study, analysed, genotypes, results, images, out, d))
+        for layout in study.gwas.export:
+            stages.run(f"export-{layout}", keys.exported(layout), lambda d, layout=layout: _export(study, results, layout, out))  # type: ignore[misc]
+    finally:
+        genotypes.close()
+    summary = _summary(study, people, analysed, results, loci, genotypes, table, stages)
+    write_json(out / "summary.json", summary)
+    for name, frame in (("flow", analysed.flow.table()), ("exclusions", analysed.flow.exclusions())):
+        with replacing(out / f"{name}.parquet") as temporary:
+            frame.write_parquet(temporary)
+    inputs = [*genotypes.paths, *(p for p in (study.phenotypes.path, study.images and study.images.path) if p)]
+    inputs += [study.covariates.path] if study.covariates else []
+    write_provenance(out, inputs=inputs, settings=summary["settings"], seed=study.study.seed)
+    if report:
+        from clinome.report.page import write_report
+
+        write_report(out)
+    return summary
+
+
+class _Keys:
+    """The key of each stage: everything that its tables depend on, the stages before it included."""
+
+    def __init__(self, study: Study, genotypes: Genotypes, images: pl.DataFrame | None) -> None:
+        files = {**asdict(study.genotypes), "files": list(genotypes.paths)}
+        source = study.phenotypes.path or (study.images.path if study.images else None)
+        self.people = fingerprint(
+            clinome.__version__, files, study.covariates, study.cohort.keep, study.cohort.remove, study.cohort.kinship, source
+        )
+        shown = content_key(images, study.images.path.parent) if images is not None and study.images else None
+        wanted = (study.phenotypes.columns, study.phenotypes.missing, study.phenotypes.id_column)
+        self.phenotypes = fingerprint(self.people, study.images and study.images.embedding, wanted, shown)
+        analysis = (study.cohort.principal_components, study.phenotypes.transform, study.phenotypes.adjust, study.study.seed)
+        self.traits = fingerprint(self.phenotypes, analysis)
+        options = replace(study.gwas.options, block_size=None)
+        self.gwas = fingerprint(self.traits, options, study.gwas.omnibus, study.loci.clumping.alpha)
+        self.loci = fingerprint(self.gwas, study.loci, study.truth)
+
+    def exported(self, layout: str) -> str:
+        """Return the key of an export."""
+        return fingerprint(self.gwas, layout)
+
+
+def _sources(study: Study) -> tuple[LoadedTable | None, pl.DataFrame | None, list[str]]:
+    """Read the table of traits or of images, and name the people in it."""
+    if study.images is not None:
+        images = _images(study.images)
+        return None, images, images["participant_id"].unique(maintain_order=True).to_list()
+    about = study.phenotypes
+    assert about.path is not None
+    table = read_table(
+        about.path, missing=about.missing, id_column=about.id_column, columns=about.columns or None, numbers_only=True
+    )
+    table = LoadedTable(table.frame.drop("family_id", strict=False), table.notes)
+    if table.frame.width < 2:
+        raise StudyError("the table of traits holds no trait", where=about.path, got=", ".join(table.frame.columns))
+    return table, None, table.frame["participant_id"].to_list()
+
+
+def _images(about: Images) -> pl.DataFrame:
+    if about.path.suffix.lower() in (".parquet", ".pq"):
+        frame = pl.read_parquet(about.path)
+    else:
+        frame = pl.read_csv(about.path, separator="," if ".csv" in about.path.suffixes else "\t", infer_schema_length=None,
+                            schema_overrides={"participant_id": pl.String, "image_id": pl.String})  # fmt: skip
+    return check(frame, IMAGES, where=str(about.path))
+
+
+def _phenotypes(study: Study, people: People, table: LoadedTable | None, images: pl.DataFrame | None, folder: Path) -> None:
+    """Fill ``phenotypes/``: embed the pictures of the people in the flow, or keep the table's traits."""
+    if study.images is not None and images is not None:
+        mine = images.filter(pl.col("participant_id").is_in(list(people.flow.ids)))
+        known = pl.DataFrame({"participant_id": people.flow.ids, "family_id": [people.family[p] for p in people.flow.ids]})
+        embed(mine, root=study.images.path.parent, out=folder, config=study.images.embedding, participants=known)
+        with replacing(folder / "owners.parquet") as temporary:
+            mine.select("participant_id").write_parquet(temporary)
+        return
+    assert table is not None
+    with replacing(folder / "phenotypes.parquet") as temporary:
+        table.frame.write_parquet(temporary)
+
+
+def _taught(folder: Path) -> list[str]:
+    """Name the people whom the encoder has seen and who therefore have no phenotype."""
+    path = folder / "splits.parquet"
+    if not path.exists():
+        return []
+    return pl.read_parquet(path).filter(pl.col("split") == "encoder")["participant_id"].to_list()
+
+
+def _sets(raw: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Cut the traits into omnibus sets: one a fold of a cross-fitted embedding (``fold1.dim01``), else all together."""
+    names = [c for c in raw.columns if c != "participant_id"]
+    folds = sorted({n.split(".")[0] for n in names if n.startswith("fold") and ".dim" in n})
+    if folds:
+        return {fold: raw.select("participant_id", *(n for n in names if n.startswith(f"{fold}."))) for fold in folds}
+    return {"all traits": raw} if len(names) > 1 else {}
+
+
+def _scan(study: Study, analysed: Analysed, genotypes: Genotypes, folder: Path) -> None:
+    results = associate(
+        genotypes,
+        analysed.traits,
+        out=folder,
+        covariates=analysed.covariates,
+        trait_covariates=analysed.own,
+        omnibus_sets=_sets(analysed.raw) if study.gwas.omnibus else {},
+        options=study.gwas.options,
+    )
+    summarise(results, tests=analysed.effective_tests, alpha=study.loci.clumping.alpha)
+
+
+def _limits(study: Study, analysed: Analysed, results: Results) -> Any:
+    return thresholds(study.loci.clumping.alpha, analysed.effective_tests, has_traits=True, has_omnibus=bool(results.omnibus_sets))
+
+
+def _loci(
+    study: Study, analysed: Analysed, genotypes: Genotypes, results: Results, images: pl.DataFrame | None, out: Path, folder: Path
+) -> None:
+    genes = None
+    if study.loci.genes is not None:
+        raw = pl.read_csv(
+            study.loci.genes,
+            separator="," if ".csv" in study.loci.genes.suffixes else "\t",
+            schema_overrides={"chromosome": pl.String},
+        )
+        genes = check(raw, GENES, where=str(study.loci.genes))
+    people = rows_of(genotypes, analysed.flow.ids)
+    found = find_loci(
+        results,
+        genotypes,
+        people=people,
+        settings=study.loci.clumping,
+        genes=genes,
+        dimension_threshold=_limits(study, analysed, results).dimension,
+    )
+    save_loci(found, folder)
+    if genes is not None:
+        with replacing(folder / "genes.parquet") as temporary:
+            genes.write_parquet(temporary)
+    if images is not None and study.loci.pictures and found.loci.height:
+        shown = found.loci.sort("neg_log_10_p_value", descending=True).head(study.loci.pictures).sort("locus")
+        owners = pl.read_parquet(out / "phenotypes" / "owners.parquet")["participant_id"].to_list()
+        pixels = np.load(out / "phenotypes" / "pictures.npy", mmap_mode="r")
+        average_pictures(shown, genotypes, _source_rows(results, shown), pixels=pixels, owners=owners, people=people, out=folder)
+    if study.truth is not None:
+        compared = _compared(study, found.loci)
+        with replacing(folder / "truth.parquet") as temporary:
+            compared.table.write_parquet(temporary)
+
+
+def _source_rows(results: Results, loci: pl.DataFrame) -> np.ndarray:
+    """Find the leads in the genotype source, by identifier, place and alleles."""
+    keys = ["variant_id", "chromosome", "position", "effect_allele", "other_allele"]
+    first = results.variants.unique(keys, keep="first", maintain_order=True).select(*keys, "source_row")
+    return loci.join(first, on=keys, how="left", maintain_order="left")["source_row"].to_numpy()
+
+
+def _compared(study: Study, loci: pl.DataFrame) -> Compared:
+    assert study.truth is not None
+    planted = study.truth.loci
+    frame = (
+        pl.read_parquet(planted)
+        if planted.suffix == ".parquet"
+        else pl.read_csv(planted, separator="\t", schema_overrides={"chromosome": pl.String})
+    )
+    return compare(loci, frame, distance=study.truth.distance)
+
+
+def _export(study: Study, results: Results, layout: Any, out: Path) -> None:
+    export(results, out, layout=layout, source=study.genotypes.path)
+
+
+def _summary(
+    study: Study,
+    people: People,
+    analysed: Analysed,
+    results: Results,
+    loci: Path,
+    genotypes: Genotypes,
+    table: LoadedTable | None,
+    stages: Stages,
+) -> dict[str, Any]:
+    found = pl.read_parquet(loci / "loci.parquet")
+    limits = _limits(study, analysed, results)
+    compared = _compared(study, found) if study.truth is not None else None
+    n_covariates = 0 if analysed.covariates is None else analysed.covariates.width - 1
+    run = results.run
+    notes = [*people.notes, *(table.notes if table else ()), *analysed.notes]
+    notes += [f"{n:,} variants left out by the filter {name}" for name, n in run["filtered"].items()]
+    notes += [f"{n:,} variants have no estimate: {why}" for why, n in run["not_estimated"].items()]
+    return {
+        "title": study.study.title,
+        "subtitle": study.study.subtitle,
+        "kind": "discover" if study.images else "gwas",
+        "headline": headline(analysed, run, found.height, compared.line if compared else None),
+        "warnings": inflation_warnings(results, covariates=n_covariates),
+        "notes": notes,
+        "methods": methods(study, analysed, run, limits),
+        "settings": json.loads(json.dumps(_without_folders(asdict(study)), default=str)),
+        "thresholds": {"dimension": limits.dimension, "omnibus": limits.omnibus, "study_wide": limits.study_wide},
+        "effective_tests": analysed.effective_tests,
+        "n_participants": len(analysed.flow.ids),
+        "n_variants": run["n_variants"],
+        "n_traits": results.traits.height,
+        "build": genotypes.build,
+        "truth_line": compared.line if compared else None,
+        "seconds": stages.seconds,
+    }
+
+
+def _without_folders(value: Any) -> Any:
+    """Keep file names, drop the folders above them (they may name people or projects)."""
+    if isinstance(value, dict):
+        return {k: (Path(v).name if k == "path" and v is not None else _without_folders(v)) for k, v in value.items()}
+    return value.name if isinstance(value, Path) else value

@@ -1,0 +1,91 @@
+"""What a locus looks like: the average picture of the people of each genotype at its lead variant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinome.core.files import replacing
+from clinome.core.progress import track
+from clinome.core.schema import GENOTYPE_PICTURES, check
+from clinome.formats.genotypes import Genotypes
+from clinome.formats.picture import write_picture
+
+_CHUNK = 512  # pictures held as floats at a time
+_STRETCH = 100.0  # grey levels that the largest difference is stretched to
+
+
+def average_pictures(
+    loci: pl.DataFrame,
+    genotypes: Genotypes,
+    variant_rows: NDArray[np.int64],
+    *,
+    pixels: NDArray[np.uint8],
+    owners: list[str],
+    people: NDArray[np.int64],
+    out: Path,
+) -> pl.DataFrame:
+    """Average the pictures of each genotype at each lead and write them as PNG; return GENOTYPE_PICTURES.
+
+    Every person weighs the same however many pictures they have. The difference of the two homozygotes is drawn around
+    mid-grey, stretched so that its largest value is 100 grey levels.
+
+    Parameters
+    ----------
+    loci
+        Rows of LOCI to draw; ``variant_rows`` (n_loci,) are their leads in ``genotypes.variants``.
+    pixels
+        All decoded pictures, shape (n_pictures, height, width, 3), uint8 (mapped from disk); ``owners`` names the person in
+        each.
+    people
+        Rows of ``genotypes.samples`` who were analysed.
+    """
+    ids = genotypes.samples["participant_id"].gather(people).to_list()
+    column = {person: i for i, person in enumerate(ids)}
+    of = np.array([column.get(owner, -1) for owner in owners])
+    per_person = np.bincount(of[of >= 0], minlength=len(ids))
+    weights, members = [], []
+    for row in variant_rows:
+        block = genotypes.read(np.array([row]), people)
+        copies = np.where(block.counts[0] < 0, -1, np.rint(block.counts[0] / block.scale)).astype(np.int64)
+        for k in range(3):
+            chosen = (copies == k) & (per_person > 0)
+            members.append(int(chosen.sum()))
+            share = np.where(chosen, 1.0 / np.maximum(per_person, 1), 0.0)[np.maximum(of, 0)]
+            weights.append(np.where(of >= 0, share, 0.0) / max(members[-1], 1))
+    means = _weighted_means(np.array(weights), pixels)
+    rows = []
+    for i, locus in enumerate(loci.iter_rows(named=True)):
+        effect, other = locus["effect_allele"], locus["other_allele"]
+        named = {0: f"{other}/{other}", 1: f"{effect}/{other}", 2: f"{effect}/{effect}"}
+        for k in range(3):
+            if members[3 * i + k]:
+                rows.append(_save(out, locus, "mean", named[k], k, members[3 * i + k], means[3 * i + k]))
+        if members[3 * i] and members[3 * i + 2]:
+            difference = means[3 * i + 2] - means[3 * i]
+            stretched = 128 + difference * (_STRETCH / max(float(np.abs(difference).max()), 1e-9))
+            rows.append(_save(out, locus, "difference", "", None, members[3 * i] + members[3 * i + 2], stretched))
+    table = check(pl.DataFrame(rows, schema={c.name: c.dtype for c in GENOTYPE_PICTURES.columns}), GENOTYPE_PICTURES)
+    with replacing(out / "genotype_pictures.parquet") as temporary:
+        table.write_parquet(temporary)
+    return table
+
+
+def _weighted_means(weights: NDArray[np.float64], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return Σ weight × picture, shape (n_means, height, width, 3), in one pass over the pictures."""
+    total = np.zeros((len(weights), int(np.prod(pixels.shape[1:]))))
+    for start in track(range(0, len(pixels), _CHUNK), "average pictures"):
+        chunk = pixels[start : start + _CHUNK].reshape(-1, total.shape[1]).astype(np.float32)
+        total += weights[:, start : start + _CHUNK].astype(np.float32) @ chunk
+    return total.reshape(len(weights), *pixels.shape[1:])
+
+
+def _save(
+    out: Path, locus: dict[str, object], kind: str, genotype: str, copies: int | None, n: int, pixels: NDArray[np.float64]
+) -> tuple[object, ...]:
+    name = f"locus{locus['locus']:03d}_{'difference' if copies is None else copies}.png"
+    write_picture(out / name, np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+    return (locus["locus"], locus["variant_id"], kind, genotype, copies, n, name)

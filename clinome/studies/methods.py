@@ -1,0 +1,80 @@
+"""The words of a study's report: its headline numbers and its methods paragraph, made from the settings that were used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clinome.genetics.studywide import Thresholds
+from clinome.studies.study_file import Study
+from clinome.studies.traits import Analysed
+
+
+def headline(analysed: Analysed, run: dict[str, Any], n_loci: int, truth: str | None) -> list[list[str]]:
+    """Return the numbers that stand first on the page, as pairs of label and value."""
+    rows = [
+        ["participants analysed", f"{len(analysed.flow.ids):,}"],
+        ["variants scanned", f"{run['n_variants']:,}"],
+        ["traits", f"{analysed.traits.width - 1} (effective {analysed.effective_tests:.1f})"],
+        ["loci", f"{n_loci}"],
+    ]
+    return [*rows, ["truth", truth]] if truth else rows
+
+
+def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thresholds) -> list[str]:
+    """Return the sentences of the methods paragraph."""
+    said = []
+    if study.images is not None:
+        e = study.images.embedding
+        how = (
+            "plain pixels and colour statistics, without training"
+            if e.encoder == "pixels"
+            else f"a convolutional encoder trained for {e.epochs} epochs with both eyes and all visits of a person as positives (NT-Xent, "
+            f"temperature {e.temperature:g}; Chen et al. 2020)"
+        )
+        who = {
+            ("contrastive", "outside"): f" on {e.outside_fraction:.0%} of the families, who are left out of the association",
+            ("contrastive", "cross-fit"): f" in {e.folds} folds of families, each phenotyped by the encoder that did not see it; "
+            "traits of two folds are never pooled, their tests are combined",
+        }.get((e.encoder, e.training), "")
+        said.append(
+            f"Pictures (central square scaled to {e.size} pixels{', left eyes mirrored' if e.mirror else ''}) were turned into features by {how}{who}. "
+            f"Features were averaged over the pictures of a person and reduced to {e.dimensions} principal axes."
+        )
+    if study.cohort.kinship is not None:
+        said.append(f"Of people with a KING-robust kinship of {study.cohort.kinship:g} or more, one was kept.")
+    covariates = ", ".join(run["covariates"]) or "none"
+    said.append(f"Covariates: {covariates}; an intercept is always included.")
+    if study.cohort.principal_components:
+        said.append(
+            f"{study.cohort.principal_components} genetic principal components came from LD-pruned autosomal variants outside long-range LD regions "
+            "where the genome build is known."
+        )
+    if study.phenotypes.adjust == "deepnull":
+        said.append(
+            "An out-of-fold prediction of each trait from the covariates by neural networks joined its covariates (DeepNull; McCaw et al. 2022); "
+            "the omnibus took the predictions of all its traits."
+        )
+    if study.phenotypes.transform == "rank-normal":
+        said.append(
+            "Each trait's residuals on its covariates were rank-inverse-normal transformed (Blom) before its test; the omnibus took the untransformed traits."
+        )
+    missing = {
+        "mean": "missing genotypes took the variant's mean in the people analysed",
+        "drop": "people with a missing genotype were left out of that variant's test",
+    }[run["missing_genotypes"]]
+    test = {"t": "Student's t of the full model", "score": "a score test (χ², one degree of freedom)"}[run["statistic"]]
+    said.append(f"Every variant was tested against every trait by linear regression on allele counts, by {test}; {missing}.")
+    if run["omnibus_sets"]:
+        said.append(
+            "All traits were also tested together by Wilks' Λ (exact F), which no rotation of the axes changes"
+            + (", combined over folds by Fisher's method." if len(run["omnibus_sets"]) > 1 else ".")
+        )
+    filters = ", ".join(f"{k} {v:g}" for k, v in run["filters"].items() if v is not None)
+    said.append(f"Variant filters: {filters}." if filters else "No variant filters were applied.")
+    c = study.loci.clumping
+    two = " and for the omnibus being a second kind of test" if limits.omnibus is not None else ""
+    said.append(
+        f"Study-wide significance is {c.alpha:g}, corrected for {analysed.effective_tests:.1f} effective traits (Li & Ji 2005){two}. "
+        f"Loci: LD clumping (r² ≥ {c.r2:g} within {c.radius / 1000:,.0f} kb), windows within {c.merge / 1000:,.0f} kb merged."
+    )
+    return said

@@ -1,0 +1,43 @@
+"""The stages of a study: each has a folder, is skipped when nothing it depends on has changed, and goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clinome.core.files import write_json
+from clinome.core.progress import say
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages under ``out``. ``seconds`` gathers what those that ran took, by name."""
+
+    out: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+        """Have ``make`` fill the folder ``name`` unless it was filled with the same ``key``; return the folder.
+
+        A folder that was begun with another key is emptied first; one begun with the same key is left to ``make``, which
+        finds what it had finished.
+        """
+        folder = self.out / name
+        mark = folder / "stage.json"
+        state = json.loads(mark.read_text()) if mark.exists() else {}
+        if state == {"key": key, "finished": True}:
+            say(f"{name}: nothing has changed")
+            return folder
+        if folder.exists() and state.get("key") != key:
+            shutil.rmtree(folder)
+        write_json(mark, {"key": key, "finished": False})
+        say(f"{name} …")
+        start = time.perf_counter()
+        make(folder)
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        write_json(mark, {"key": key, "finished": True})
+        return folder

@@ -1,0 +1,196 @@
+"""The tables that a scan takes: analysed traits, covariates with principal components, DeepNull's predictions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from clinome.cohort.ancestry import principal_components
+from clinome.cohort.covariates import design
+from clinome.cohort.flow import Flow
+from clinome.cohort.pruning import independent_variants
+from clinome.cohort.relatedness import unrelated
+from clinome.core.errors import StudyError
+from clinome.core.files import replacing, write_json
+from clinome.core.schema import METRICS, check
+from clinome.formats.genotypes import Genotypes
+from clinome.formats.table import LoadedTable
+from clinome.stats.linear import prepare
+from clinome.stats.multiple_testing import effective_tests, pairwise_correlation
+from clinome.stats.transform import rank_inverse_normal
+from clinome.studies.people import People, covariate_frame, load_flow, rows_of, save_flow
+from clinome.studies.study_file import Study
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """What is scanned: tables keyed by participant, the finished flow, and what the stage has to say.
+
+    ``traits`` after the transform; ``raw`` before it (the omnibus takes those); ``own``: one covariate a trait, or None.
+    """
+
+    traits: pl.DataFrame
+    raw: pl.DataFrame
+    covariates: pl.DataFrame | None
+    own: pl.DataFrame | None
+    metrics: pl.DataFrame
+    flow: Flow
+    effective_tests: float
+    notes: tuple[str, ...]
+
+
+def analyse(
+    study: Study, people: People, genotypes: Genotypes, phenotypes: pl.DataFrame, covariates: LoadedTable | None, taught: list[str]
+) -> Analysed:
+    """Leave relatives out, add principal components, transform and adjust.
+
+    ``taught`` are the people whom the encoder has seen: they have no phenotype.
+    """
+    names = [c for c in phenotypes.columns if c != "participant_id"]
+    flow, notes = people.flow, []
+    if taught:
+        flow = flow.drop("encoder", "taught the encoder, so it must not phenotype them", taught)
+    some = phenotypes.filter(pl.any_horizontal(pl.col(n).is_not_null() & pl.col(n).is_not_nan() for n in names))
+    flow = flow.keep_only("phenotypes", "no usable phenotype", some["participant_id"].to_list())
+    if study.cohort.kinship is not None:
+        worth = dict(some.select("participant_id", pl.sum_horizontal(pl.col(n).is_not_null() for n in names)).iter_rows())
+        flow = flow.keep_only(
+            "relatives",
+            f"kinship ≥ {study.cohort.kinship:g} with somebody who stays",
+            unrelated(flow.ids, people.related, prefer=worth),
+        )
+    flow.require(len(names) + 5 if study.images else 5)
+    order = genotypes.samples[rows_of(genotypes, flow.ids)].select("participant_id")
+    phenotypes = order.join(phenotypes, on="participant_id", how="left", maintain_order="left")
+
+    table, clinical, said = _covariates(study, genotypes, flow, order, covariates)
+    notes += said
+    matrix = np.zeros((order.height, 0)) if table is None else table.drop("participant_id").to_numpy()
+    values = phenotypes.select(pl.col(names).cast(pl.Float64).fill_null(float("nan"))).to_numpy().astype(np.float64)
+    own, metrics = None, pl.DataFrame(schema={c.name: c.dtype for c in METRICS.columns})
+    if study.phenotypes.adjust == "deepnull":
+        own, metrics, said = _deepnull(study, clinical, values, names, order["participant_id"].to_list(), people)
+        notes += said
+    groups = prepare(values, matrix, own)
+    residuals = np.full(values.shape, np.nan)
+    for group in groups:
+        residuals[np.ix_(group.mask, group.outcomes)] = group.residuals[group.mask]
+    present = np.isfinite(residuals)
+    tests = effective_tests(pairwise_correlation(np.where(present, residuals, 0.0), present))
+    analysed = rank_inverse_normal(residuals) if study.phenotypes.transform == "rank-normal" else values
+    binary = [n for j, n in enumerate(names) if set(np.unique(values[np.isfinite(values[:, j]), j])) in ({0.0, 1.0}, {1.0, 2.0})]
+    if binary:
+        notes.append(
+            f"{len(binary)} traits have two values ({', '.join(binary[:3])}{', …' if len(binary) > 3 else ''}) and are analysed by the "
+            "linear model: betas are risk differences per allele; trust p-values of common variants in balanced traits"
+        )
+    return Analysed(
+        _keyed(order, analysed, names),
+        phenotypes,
+        table,
+        None if own is None else _keyed(order, own, names),
+        metrics,
+        flow,
+        tests,
+        tuple(notes),
+    )
+
+
+def _keyed(order: pl.DataFrame, values: np.ndarray, names: list[str]) -> pl.DataFrame:
+    return order.hstack(pl.DataFrame(values, schema=names, orient="row").with_columns(pl.all().fill_nan(None)))
+
+
+def _covariates(
+    study: Study, genotypes: Genotypes, flow: Flow, order: pl.DataFrame, covariates: LoadedTable | None
+) -> tuple[pl.DataFrame | None, pl.DataFrame | None, list[str]]:
+    """Return all covariates and the clinical ones alone (without principal components), and notes."""
+    notes: list[str] = []
+    clinical = None
+    if covariates is not None and study.covariates is not None:
+        mine = order.join(covariates.frame, on="participant_id", how="left", maintain_order="left")
+        made = design(mine, categorical=study.covariates.categorical)
+        notes += [*covariates.notes, *made.notes]
+        clinical = covariate_frame(made, mine["participant_id"])
+    table = clinical
+    if study.cohort.principal_components:
+        rows = rows_of(genotypes, flow.ids)
+        pruned = independent_variants(genotypes, samples=rows)
+        found = principal_components(
+            genotypes, n=study.cohort.principal_components, variants=pruned.variants, samples=rows, seed=study.study.seed
+        )
+        notes += [*pruned.notes, *found.notes]
+        labels = [f"PC{k + 1}" for k in range(found.scores.shape[1])]
+        scores = pl.DataFrame(found.scores * np.sqrt(len(rows)), schema=labels, orient="row")
+        table = (order if clinical is None else clinical).hstack(scores)
+    return table, clinical, notes
+
+
+def _deepnull(
+    study: Study,
+    clinical: pl.DataFrame | None,
+    values: np.ndarray,
+    names: list[str],
+    ids: list[str],
+    people: People,
+) -> tuple[np.ndarray, pl.DataFrame, list[str]]:
+    """Predict each trait out of fold from the clinical covariates."""
+    from clinome.genetics.deepnull import predict_out_of_fold
+
+    if clinical is None or clinical.width < 2:
+        raise StudyError(
+            'adjust = "deepnull" needs covariates to predict from', do="add a section [covariates], or set adjust to 'none'"
+        )
+    found = predict_out_of_fold(
+        clinical.drop("participant_id").to_numpy(),
+        values,
+        participant_ids=ids,
+        trait_names=names,
+        family_ids=[people.family[p] for p in ids],
+        seed=study.study.seed,
+    )
+    return found.predictions, found.quality, list(found.notes)
+
+
+def save_analysed(analysed: Analysed, folder: Path) -> None:
+    """Write the stage's tables."""
+    tables = {
+        "traits": analysed.traits,
+        "raw": analysed.raw,
+        "covariates": analysed.covariates,
+        "own": analysed.own,
+        "metrics": check(analysed.metrics, METRICS),
+    }
+    for name, frame in tables.items():
+        if frame is not None:
+            with replacing(folder / f"{name}.parquet") as temporary:
+                frame.write_parquet(temporary)
+    save_flow(analysed.flow, folder / "flow.json")
+    write_json(folder / "about.json", {"effective_tests": analysed.effective_tests, "notes": list(analysed.notes)})
+
+
+def load_analysed(folder: Path) -> Analysed:
+    """Read what :func:`save_analysed` wrote."""
+
+    def table(name: str) -> pl.DataFrame | None:
+        path = folder / f"{name}.parquet"
+        return pl.read_parquet(path) if path.exists() else None
+
+    about = json.loads((folder / "about.json").read_text())
+    traits, raw, metrics = table("traits"), table("raw"), table("metrics")
+    assert traits is not None
+    assert raw is not None
+    assert metrics is not None
+    return Analysed(
+        traits,
+        raw,
+        table("covariates"),
+        table("own"),
+        metrics,
+        load_flow(folder / "flow.json"),
+        about["effective_tests"],
+        tuple(about["notes"]),
+    )
