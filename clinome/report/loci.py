@@ -13,10 +13,10 @@ from typing import Any
 
 import polars as pl
 
-from clinome.core.schema import EVIDENCE, GENES, GENOTYPE_PICTURES, LOCI, REGIONS
+from clinome.core.schema import EVIDENCE, GENES, GENOTYPE_PICTURES, LOCI, MANHATTAN, REGIONS
 from clinome.report.numbers import base_pairs
 from clinome.report.phenotypes import picture
-from clinome.report.reading import listed, table
+from clinome.report.reading import lazy_table, listed, table
 
 FEWEST = 5  # people behind an average picture that may be shown
 MOST_CARDS = 60  # loci with a region and pictures of their own; all are in the table
@@ -40,6 +40,8 @@ class Locus:
     """A row of the loci table with its pictures and, for the strongest loci, the region to draw."""
 
     row: dict[str, Any]
+    omnibus: float | None
+    study_wide: float | None
     pictures: tuple[GenotypePicture, ...]
     region: dict[str, Any] | None
 
@@ -67,6 +69,7 @@ class Loci:
     rows: tuple[Locus, ...]
     cards: tuple[Locus, ...]
     has_genes: bool
+    has_joint: bool
     evidence: dict[str, Any] | None
 
 
@@ -77,17 +80,28 @@ def loci(folder: Path, line: float | None) -> Loci | None:
         return None
     found = found.sort("locus")
     regions, genes = table(folder, "loci/regions.parquet", REGIONS), table(folder, "loci/genes.parquet", GENES)
-    pictures = _pictures(folder)
+    pictures, joint = _pictures(folder), _joint(folder, found)
     strongest = set(found.sort("neg_log_10_p_value", descending=True)["locus"].head(MOST_CARDS).to_list())
     rows = []
     for row in found.iter_rows(named=True):
         region = None
         if regions is not None and row["locus"] in strongest:
             region = _region(row, regions.filter(pl.col("locus") == row["locus"]), genes, line)
-        rows.append(Locus(row, pictures.get(row["locus"], ()), region))
+        omnibus, study_wide = joint.get((row["chromosome"], row["position"], row["variant_id"]), (None, None))
+        rows.append(Locus(row, omnibus, study_wide, pictures.get(row["locus"], ()), region))
     has_genes = "nearest_gene" in found.columns and found["nearest_gene"].null_count() < found.height
     cards = tuple(locus for locus in rows if locus.number in strongest)
-    return Loci(tuple(rows), cards, has_genes, _evidence(folder, found))
+    return Loci(tuple(rows), cards, has_genes, any(locus.omnibus is not None for locus in rows), _evidence(folder, found))
+
+
+def _joint(folder: Path, found: pl.DataFrame) -> dict[tuple[str, int, str], tuple[float | None, float | None]]:
+    """Omnibus and study-wide −log10 p of the leads from the table of the whole scan: a lead need not be strong in one dimension."""
+    scan = lazy_table(folder, "gwas/manhattan.parquet", MANHATTAN)
+    if scan is None:
+        return {}
+    names = ["chromosome", "position", "variant_id"]
+    leads = scan.join(found.select(names).unique().lazy(), on=names, how="semi").select(*names, "omnibus", "study_wide")
+    return {(row[0], row[1], row[2]): (row[3], row[4]) for row in leads.collect(engine="streaming").iter_rows()}
 
 
 def _pictures(folder: Path) -> dict[int, tuple[GenotypePicture, ...]]:

@@ -55,7 +55,7 @@ def base_pairs(length: float) -> str:
     """
     if abs(length) < 1_000:
         return f"{length:.0f} bp"
-    return f"{length / 1e3:.0f} kb" if abs(length) < 1e6 else f"{length / 1e6:.2f} Mb"
+    return f"{length / 1e3:.0f} kb" if abs(length) < 1e6 else f"{length / 1e6:.3g} Mb"
 
 
 def file_size(n_bytes: float) -> str:

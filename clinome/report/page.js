@@ -16,10 +16,10 @@ document.getElementById("theme").addEventListener("click", () => setTheme(root.d
 
 setTheme(root.dataset.theme);
 
-// Paper is white: print in light colours, then return.
+// Paper is white and narrow: print in light colours and at its width, then return.
 let before = null;
-window.addEventListener("beforeprint", () => { before = root.dataset.theme; if (before === "dark") setTheme("light"); });
-window.addEventListener("afterprint", () => { if (before === "dark") setTheme("dark"); });
+window.addEventListener("beforeprint", () => { before = root.dataset.theme; root.classList.add("printing"); setTheme("light"); });
+window.addEventListener("afterprint", () => { root.classList.remove("printing"); setTheme(before); });
 
 // ---- the section being read is marked in the navigation ----------------------------------------------------------------
 const links = new Map(find(".side ol > li > a").map((link) => [link.hash.slice(1), link]));

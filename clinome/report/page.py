@@ -118,7 +118,7 @@ def _sections(about: Summary, parts: dict[str, Any]) -> list[tuple[str, str]]:
         ("calibration", "Calibration", parts["quantiles"]),
         ("loci", "Loci", parts["loci"]),
         ("truth", "Truth", parts["truth"]),
-        ("methods", "Methods", about.sentences or about.settings),
+        ("methods", "Methods", about.sentences or about.settings or about.notes),
         ("provenance", "Provenance", parts["provenance"]),
     )
     return [(anchor, name) for anchor, name, part in named if part]
@@ -127,8 +127,10 @@ def _sections(about: Summary, parts: dict[str, Any]) -> list[tuple[str, str]]:
 def _data(parts: dict[str, Any]) -> dict[str, Any]:
     """What the script draws; parts that are absent are left out."""
     data: dict[str, Any] = {}
-    if parts["phenotypes"] and len(parts["phenotypes"].losses) > 1:
-        data["losses"] = [round(loss, 5) for loss in parts["phenotypes"].losses]
+    if parts["phenotypes"] and parts["phenotypes"].losses:
+        data["losses"] = [
+            {"name": name, "values": [round(loss, 5) for loss in losses]} for name, losses in parts["phenotypes"].losses
+        ]
     if parts["manhattan"]:
         data["manhattan"] = parts["manhattan"].data
     if parts["quantiles"] and parts["quantiles"].data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ _NAMES = {
     "variance_share": ("Variance share", "share of the embedding's variance"),
     "left_right_icc": ("Left–right ICC", "agreement of a person's two sides; intraclass correlation"),
     "test_retest_icc": ("Test–retest ICC", "agreement of a person's visits; intraclass correlation"),
+    "reliable": ("Reliable", "whether its intraclass correlations reach what the study asks for"),
 }
 
 
@@ -29,6 +31,11 @@ class Measure:
     name: str
     meaning: str
     top: float
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the measure is a yes (1) or no (0) rather than an amount."""
+        return self.key == "reliable"
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Phenotypes:
     measures: tuple[Measure, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
     flagged: int
-    losses: tuple[float, ...]
+    losses: tuple[tuple[str, tuple[float, ...]], ...]
     about: tuple[tuple[str, Any], ...]
     examples: str | None
 
@@ -73,10 +80,16 @@ def phenotypes(folder: Path) -> Phenotypes | None:
         measures=measures,
         rows=tuple(rows),
         flagged=sum(any(cell and cell.flag for cell in cells) for _, cells in rows),
-        losses=tuple(float(loss) for loss in embedding.get("losses") or ()),
+        losses=_losses(embedding.get("losses") or []),
         about=tuple((k.replace("_", " "), v) for k, v in embedding.items() if k != "losses" and _is_plain(v)),
         examples=examples,
     )
+
+
+def _losses(found: Any) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Mean loss by epoch of each encoder by name; a study with one encoder may write its losses without a name."""
+    named = found if isinstance(found, dict) else {"encoder": found}
+    return tuple((str(name), tuple(float(loss) for loss in losses)) for name, losses in named.items() if len(losses) > 1)
 
 
 def _is_plain(value: Any) -> bool:
@@ -91,8 +104,11 @@ def _measures(records: list[dict[str, Any]]) -> tuple[Measure, ...]:
     measures = []
     for key in ordered:
         largest = max((r["upper"] or r["value"] or 0.0 for r in records if r["measure"] == key), default=0.0)
-        icc = key.endswith("_icc")
-        top = 1.0 if icc else next((t for t in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0) if largest <= t), largest)
+        top = (
+            1.0
+            if key.endswith("_icc") or key == "reliable"
+            else next((t for t in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0) if largest <= t), largest)
+        )
         if key.startswith(_NUISANCE):
             nuisance = key.removeprefix(_NUISANCE)
             name, meaning = f"R² {nuisance.replace('_', ' ')}", f"share of the dimension's variance that {nuisance} explains"
@@ -103,13 +119,15 @@ def _measures(records: list[dict[str, Any]]) -> tuple[Measure, ...]:
 
 
 def _cell(row: dict[str, Any] | None, measure: Measure) -> Cell | None:
-    if row is None or row["value"] is None:
+    if row is None or row["value"] is None or not math.isfinite(row["value"]):
         return None
     flag = None
     if measure.key.startswith(_NUISANCE) and row["value"] > HIGH_NUISANCE:
         flag = f"above {HIGH_NUISANCE:g}: the dimension follows a nuisance"
     if measure.key.endswith("_icc") and row["value"] < LOW_RELIABILITY:
         flag = f"below {LOW_RELIABILITY:g}: less than half of the variance belongs to the person"
+    if measure.is_answer and row["value"] == 0:
+        flag = "an intraclass correlation is below what the study asks for"
     return Cell(row["value"], row["lower"], row["upper"], row["n"], flag)
 
 

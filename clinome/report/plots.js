@@ -21,10 +21,12 @@ function colour(name, opacity = 1) {
 const shortened = (text, most = 26) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
 const sans = () => getComputedStyle(document.body).fontFamily;
 
-function layout(extra) {
+// On paper a plot is as wide as its place there, at once: the browser does not wait for it to notice.
+function layout(element, extra) {
   const axis = { gridcolor: colour("grid"), linecolor: colour("muted"), zeroline: false, ticks: "outside", ticklen: 4, tickcolor: colour("muted"), automargin: true };
+  const size = root.classList.contains("printing") ? { width: element.clientWidth } : { autosize: true };
   return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: sans(), size: 12, color: colour("ink") },
+    ...size, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: sans(), size: 12, color: colour("ink") },
     margin: { l: 56, r: 14, t: 12, b: 46 }, showlegend: false, hovermode: "closest", dragmode: "zoom",
     hoverlabel: { bgcolor: colour("paper"), bordercolor: colour("muted"), font: { family: sans(), size: 12, color: colour("ink") }, align: "left" },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("muted"), activecolor: colour("accent") },
@@ -122,7 +124,7 @@ const manhattan = data.manhattan && (() => {
     const leads = named.filter((label) => variants[key][label.point] !== null).map((label) => label.point);
     const traces = [trace(groups[0], "chromosome-a", 4), trace(groups[1], "chromosome-b", 4), trace(groups[2], "hit", 5.5),
       { ...trace(leads, "lead", 8), marker: { color: colour("lead"), size: 8.5, symbol: "diamond", line: { color: colour("paper"), width: 1 } } }];
-    return Plotly.react(element, traces, layout({
+    return Plotly.react(element, traces, layout(element, {
       xaxis: { range, ...ticks(range[0], range[1], width), maxallowed: span * 1.004, minallowed: 0 }, shapes: line(limit),
       yaxis: { range: [0, top], title: negLogTitle, minallowed: 0 }, annotations: annotations(key, range, top, width, height), uirevision: view,
     }), options);
@@ -172,14 +174,16 @@ function drawQQ(element) {
   test.curves.forEach((curve, i) => traces.push({ x: curve.expected, y: curve.observed, mode: "markers", marker: { size: curve.bin === "all" ? 5 : 4, color: colour(binColours[i % binColours.length]) },
     name: `${curve.bin === "all" ? "all variants" : `MAF ${escaped(curve.bin)}`}${curve.lambda === null ? "" : `, λ ${curve.lambda.toFixed(3)}`}`,
     hovertemplate: "expected %{x:.2f}<br>observed %{y:.2f}" }));
-  return Plotly.react(element, traces, layout({ showlegend: true, legend: { traceorder: "normal", x: 0.02, y: 0.99, bgcolor: colour("paper", 0.8), font: { size: 11.5 } },
+  return Plotly.react(element, traces, layout(element, { showlegend: true, legend: { traceorder: "normal", x: 0.02, y: 0.99, bgcolor: colour("paper", 0.8), font: { size: 11.5 } },
     xaxis: { title: { text: "Expected −log<sub>10</sub> p", standoff: 8 }, range: [0, top * 1.03] }, yaxis: { title: { text: "Observed −log<sub>10</sub> p", standoff: 8 }, range: [0, high * 1.05] } }), options);
 }
 
 function drawLosses(element) {
-  const epochs = data.losses.map((_, i) => i + 1);
-  return Plotly.react(element, [{ x: epochs, y: data.losses, mode: "lines+markers", line: { color: colour("accent"), width: 1.6 }, marker: { size: 5 }, hovertemplate: "epoch %{x}<br>loss %{y:.4f}<extra></extra>" }],
-    layout({ xaxis: { title: { text: "Epoch" }, dtick: Math.ceil(epochs.length / 10) }, yaxis: { title: { text: "Loss" } } }), options);
+  const colours = ["accent", "r3", "r2", "r4", "lead"];
+  const traces = data.losses.map(({ name, values }, i) => ({ x: values.map((_, epoch) => epoch + 1), y: values, name: escaped(name), mode: "lines+markers",
+    line: { color: colour(colours[i % colours.length]), width: 1.6 }, marker: { size: 5 }, hovertemplate: "epoch %{x}<br>loss %{y:.4f}" }));
+  const epochs = Math.max(...data.losses.map(({ values }) => values.length));
+  return Plotly.react(element, traces, layout(element, { showlegend: traces.length > 1, legend: { x: 1, xanchor: "right", y: 1 }, xaxis: { title: { text: "Epoch" }, dtick: Math.ceil(epochs / 10) }, yaxis: { title: { text: "Loss" } } }), options);
 }
 
 function drawEvidence(element) {
@@ -193,7 +197,7 @@ function drawEvidence(element) {
     xgap: 1, ygap: 1, zmin: 0, zmax: Math.max(10, ...value.flat().map((each) => Math.min(each ?? 0, 40))),
     colorscale: [[0, colour("heat-low")], [0.5, colour("heat-middle")], [1, colour("heat-high")]],
     colorbar: { thickness: 10, outlinewidth: 0, title: { text: "−log<sub>10</sub> p", side: "right" } } }],
-    layout({ xaxis: { type: "category", tickangle: traits.length > 8 ? -50 : 0, ticks: "" }, yaxis: { type: "category", autorange: "reversed", ticks: "", showgrid: false } }), options);
+    layout(element, { xaxis: { type: "category", tickangle: Math.max(...traits.map((trait) => trait.length)) * 7.5 * traits.length > element.clientWidth - 220 ? -50 : 0, ticks: "" }, yaxis: { type: "category", autorange: "reversed", ticks: "", showgrid: false } }), options);
 }
 
 function drawRegion(element, region) {
@@ -213,7 +217,7 @@ function drawRegion(element, region) {
   const within = (at) => Math.min(Math.max(at, region.start), region.end) / 1e6;
   const genes = region.genes.map((g) => ({ type: "rect", xref: "x", yref: "y2", x0: within(g.start), x1: Math.max(within(g.end), within(g.start) + width / 500), y0: -g.lane - 0.13, y1: -g.lane + 0.13, fillcolor: colour("gene"), line: { width: 0 } }));
   const names = region.genes.map((g) => ({ xref: "x", yref: "y2", x: (within(g.start) + within(g.end)) / 2, y: -g.lane + 0.2, yanchor: "bottom", showarrow: false, text: `<i>${escaped(g.gene)}</i>`, font: { size: 10 }, borderpad: 0 }));
-  return Plotly.react(element, traces, layout({ shapes: [...line(region.line), ...genes], annotations: names,
+  return Plotly.react(element, traces, layout(element, { shapes: [...line(region.line), ...genes], annotations: names,
     xaxis: { range: [region.start / 1e6 - 0.01 * width, region.end / 1e6 + 0.01 * width], title: { text: `Chromosome ${escaped(region.chromosome)}, Mb` }, anchor: lanes ? "y2" : "y", tickformat: ",~r" },
     yaxis: { range: [0, high], title: { text: `−log<sub>10</sub> p, ${escaped(shortened(region.trait))}`, standoff: 8 }, domain: [share ? share + 0.03 : 0, 1] },
     ...(lanes ? { yaxis2: { domain: [0, share], range: [-lanes + 0.4, 0.9], visible: false, fixedrange: true } } : {}) }), options);

@@ -6,6 +6,7 @@ independent, so it is narrower than it should be in the middle and right in the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def quantiles(folder: Path) -> Quantiles | None:
 
 
 def _lambda(row: dict[str, Any]) -> Lambda:
-    value = row["lambda_gc"]
+    value = row["lambda_gc"] if row["lambda_gc"] is not None and math.isfinite(row["lambda_gc"]) else None
     flag = None
     if value is not None and value > HIGH_LAMBDA:
         flag = f"above {HIGH_LAMBDA:g}: relatives, strata, or a polygenic trait in a large sample"

@@ -83,6 +83,16 @@ def test_a_dense_region_keeps_its_lead_and_its_linked_variants(tmp_path: Path, g
     assert np.ptp(region["position"]) > 900_000
 
 
+def test_the_joint_evidence_of_a_lead_comes_from_the_scan(folder: Path) -> None:
+    found = loci(folder, 8.1)
+    assert found is not None
+    scan = pl.read_parquet(folder / "gwas/manhattan.parquet")
+    for locus in found.rows:
+        row = scan.filter(pl.col("variant_id") == locus.row["variant_id"]).row(0, named=True)
+        assert (locus.omnibus, locus.study_wide) == (row["omnibus"], row["study_wide"])
+        assert f"{row['omnibus']:.1f}, {row['study_wide']:.1f}" in write_report(folder).read_text()
+
+
 def test_evidence_is_a_grid_of_loci_by_traits(folder: Path) -> None:
     found = loci(folder, 8.1)
     assert found is not None

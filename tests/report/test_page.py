@@ -202,6 +202,15 @@ async function act() {
   document.getElementById("theme").click();
   await pause();
   note("paper", getComputedStyle(document.body).backgroundColor);
+  const width = () => document.querySelector("#plot-manhattan .main-svg").getBoundingClientRect().width;
+  note("wide", width());
+  window.dispatchEvent(new Event("beforeprint"));
+  await pause();
+  note("printed", width());
+  note("printedtheme", document.documentElement.dataset.theme);
+  window.dispatchEvent(new Event("afterprint"));
+  await pause();
+  note("back", width());
   note("acted", "yes");
 }
 wait();
@@ -231,6 +240,8 @@ def test_plots_are_drawn_and_obey(page: str, tmp_path: Path, program: Callable[[
     assert noted["whole"] == "1 2 X"
     assert noted["sorted"] == "1 4 2 3"  # by −log10 p
     assert noted["paper"] == "rgb(18, 23, 28)"
+    assert float(noted["printed"]) < 700 < float(noted["wide"]) == float(noted["back"])  # as wide as paper, then back
+    assert (noted["printedtheme"], noted["theme"]) == ("light", "dark")
     assert document.count('class="main-svg"') >= 3 * (4 + len(LEADS))  # Manhattan, QQ, losses, evidence, and a region each
     assert "Share chart" not in re.sub(r"<script.*?</script>", "", document, flags=re.DOTALL)
     assert all(trait in document for trait in TRAITS)

@@ -14,15 +14,15 @@ from clinome.report.phenotypes import phenotypes
 def test_measures_are_ordered_and_what_disturbs_a_dimension_is_marked(tmp_path: Path) -> None:
     found = phenotypes(result_folder(tmp_path, n_variants=300))
     assert found is not None
-    names = ["Variance share", "Left–right ICC", "Test–retest ICC", "R² illumination", "R² blur"]
+    names = ["Variance share", "Left–right ICC", "Test–retest ICC", "Reliable", "R² illumination", "R² blur"]
     assert [m.name for m in found.measures] == names
     assert [trait for trait, _ in found.rows] == TRAITS
     marked = {
         (trait, m.name) for trait, cells in found.rows for cell, m in zip(cells, found.measures, strict=True) if cell and cell.flag
     }
-    assert marked == {("dimension_03", "R² illumination"), ("dimension_08", "Left–right ICC")}
+    assert marked == {("dimension_03", "R² illumination"), ("dimension_08", "Left–right ICC"), ("dimension_08", "Reliable")}
     assert found.flagged == 2
-    assert len(found.losses) == 14
+    assert [(name, len(losses)) for name, losses in found.losses] == [("first", 14), ("second", 14)]
     assert dict(found.about)["picture size"] == 80
     for _, cells in found.rows:
         for cell, measure in zip(cells, found.measures, strict=True):
@@ -33,12 +33,30 @@ def test_measures_are_ordered_and_what_disturbs_a_dimension_is_marked(tmp_path: 
 
 def test_a_measure_that_some_dimensions_lack_is_left_empty(tmp_path: Path) -> None:
     (tmp_path / "phenotypes").mkdir()
-    rows = [("a", "left_right_icc", 0.9, None, None, 10), ("b", "skew", 3.0, None, None, None)]
+    rows = [
+        ("a", "left_right_icc", 0.9, None, None, 10),
+        ("a", "skew", float("nan"), None, None, 10),
+        ("b", "skew", 3.0, None, None, None),
+    ]
     frame = pl.DataFrame(rows, schema=["trait", "measure", "value", "lower", "upper", "n"], orient="row")
     frame.write_parquet(tmp_path / "phenotypes/quality.parquet")
     found = phenotypes(tmp_path)
     assert found is not None
     assert [[cell is None for cell in cells] for _, cells in found.rows] == [[False, True], [True, False]]
+
+
+def test_losses_of_one_encoder_need_no_name_and_an_untrained_one_has_none(tmp_path: Path) -> None:
+    (tmp_path / "phenotypes").mkdir()
+    path = tmp_path / "phenotypes/embedding.json"
+    path.write_text(json.dumps({"losses": [3, 2, 1]}))
+    found = phenotypes(tmp_path)
+    assert found is not None
+    assert found.losses == (("encoder", (3.0, 2.0, 1.0)),)
+    path.write_text(json.dumps({"losses": {"arm": []}, "people": 5}))
+    found = phenotypes(tmp_path)
+    assert found is not None
+    assert found.losses == ()
+    assert found.about == (("people", 5),)
 
 
 def test_every_setting_and_input_is_listed(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ def test_band_covers_simulated_uniform_order_statistics(generator: np.random.Gen
 
 
 def test_a_high_lambda_is_marked_and_the_joint_tests_come_first(tmp_path: Path) -> None:
-    found = quantiles(save(tmp_path, ["weight", "omnibus"], {"weight": 10.0, "omnibus": 1.01}))
+    found = quantiles(save(tmp_path, ["weight", "omnibus"], {"weight": 10.0, "omnibus": 1.01, "rare": float("nan")}))
     assert found is not None
-    assert [test for test, _ in found.lambdas] == ["omnibus", "weight"]
+    assert [test for test, _ in found.lambdas] == ["omnibus", "weight", "rare"]
     assert found.flagged == 1
     cell = found.lambdas[1][1][0]
     assert cell is not None

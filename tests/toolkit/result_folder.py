@@ -32,7 +32,9 @@ def result_folder(folder: Path, *, n_variants: int = 12_000, seed: int = 1) -> P
     _flow().write_parquet(folder / "flow.parquet")
     _quality(generator).write_parquet(folder / "phenotypes/quality.parquet")
     losses = (6.1 * np.exp(-np.arange(14) / 4) + 2.2).round(4).tolist()
-    (folder / "phenotypes/embedding.json").write_text(json.dumps({"losses": losses, "epochs": 14, "picture_size": 80}))
+    (folder / "phenotypes/embedding.json").write_text(
+        json.dumps({"losses": {"first": losses, "second": [x * 0.9 for x in losses]}, "epochs": 14, "picture_size": 80})
+    )
     _picture(generator, 0.4, folder / "phenotypes/examples.png", side=240)
     scan = manhattan_table(n_variants, generator)
     scan.write_parquet(folder / "gwas/manhattan.parquet")
@@ -103,6 +105,7 @@ def _quality(generator: np.random.Generator) -> pl.DataFrame:
             "left_right_icc": (0.93 - 0.07 * i, 0.02 + 0.004 * i),
             "test_retest_icc": (0.96 - 0.05 * i, 0.015 + 0.003 * i),
             "nuisance_r2:illumination": (0.01 if i != 2 else 0.19, 0.008),
+            "reliable": (0.0 if i == 7 else 1.0, 0.0),
             "nuisance_r2:blur": (float(generator.uniform(0.001, 0.03)), 0.006),
         }
         for measure, (value, half) in values.items():
