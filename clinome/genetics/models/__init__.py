@@ -1,0 +1,1 @@
+"""Published architectures that predict from genotypes or covariates, one a file."""
