@@ -137,4 +137,4 @@ def families(
 
 def _rank(key: str, seed: int) -> bytes:
     """Order families at random but the same everywhere: a hash of the key, with the seed as salt."""
-    return hashlib.blake2b(key.encode(), digest_size=16, salt=seed.to_bytes(8, "big", signed=True)).digest()
+    return hashlib.blake2b(key.encode(), digest_size=16, salt=(seed % 2**64).to_bytes(8, "big")).digest()

@@ -163,7 +163,7 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> None:
             frame.write_csv(temporary, separator=_DELIMITERS[suffixes], null_value="NA")
         elif suffixes in (".tsv.gz", ".csv.gz"):
             text = frame.write_csv(separator=_DELIMITERS[suffixes[:4]], null_value="NA")
-            temporary.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
+            temporary.write_bytes(gzip.compress(text.encode(), compresslevel=1, mtime=0))
         else:
             raise OutputError(
                 "a table's suffix says how it is written", where=path, expected=".parquet, .tsv, .tsv.gz, .csv or .csv.gz"
@@ -376,16 +376,16 @@ def _values(raw: _Raw, name: str, *, codes: frozenset[str], numbers_only: bool) 
     column = raw.frame[name]
     if column.dtype.is_temporal() and not numbers_only:
         return column, []
+    coded = [float(code) for code in codes if _NUMBER.fullmatch(code)]  # '-9' is also -9.0
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         numbers = column.cast(pl.Float64).fill_nan(None)
-        coded = [float(code) for code in codes if _NUMBER.fullmatch(code)]
-        return _finite(raw, numbers.set(numbers.is_in(coded), None).alias(name))
+        return _finite(raw, numbers.set(numbers.is_in(coded), None))
     words = column.cast(pl.String)
     words = words.set(words.is_in(list(codes)), None)
     numbers = words.cast(pl.Float64, strict=False)
     wrong = (words.is_not_null() & numbers.is_null()).arg_true()
     if not len(wrong):
-        return _finite(raw, numbers)
+        return _finite(raw, numbers.set(numbers.is_in(coded), None))
     word = words[wrong[0]]
     if numbers_only:
         raise TraitError(

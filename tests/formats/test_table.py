@@ -102,6 +102,7 @@ def test_missing_codes_are_named_never_guessed(write) -> None:
     assert [coded.frame[name].null_count() for name in ("age", "score", "code")] == [3, 3, 3]
     assert coded.frame.schema["code"] == pl.Float64
     assert coded.notes == ()
+    assert read_table(write("IID,x\na,-9.0\nb,2\n", "a.csv"), missing=["-9"]).frame["x"].to_list() == [None, 2.0]
 
 
 def test_text_in_a_trait_names_line_column_value_and_cure(write) -> None:
