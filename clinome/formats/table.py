@@ -82,7 +82,7 @@ def read_table(
     id_column
         The column that names the person, when it is none of :data:`ID_COLUMNS`.
     columns
-        The columns to keep besides the identifiers; None keeps all. Others are not parsed.
+        The columns to keep besides the identifiers; None keeps all that have a name. Others are not parsed.
     numbers_only
         Text in a kept column is an error (traits) instead of a categorical column (covariates).
     header
@@ -251,17 +251,19 @@ def _read_text(path: Path, *, header: bool, narrow: bool = False) -> _Raw:
         names = ["FID", "IID", *(f"PHENO{i}" for i in range(1, width - 1))][:width]
         if width < 3 and not narrow:
             raise FormatError("a phenotype file without a header has FID, IID and traits", where=path, got=f"{width} columns")
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise SchemaError(f"column {twice!r} is there twice", where=path, do="rename one of them")
-    frame = pl.read_csv(
-        io.BytesIO("\n".join(lines).encode()),
-        separator=separator,
-        has_header=False,
-        new_columns=names,
-        infer_schema=False,
-        quote_char='"',
-    )
+    unnamed = [f"\0{i}" for i in range(len(names))]
+    names = [name or blank for name, blank in zip(names, unnamed, strict=True)]
+    try:
+        frame = pl.read_csv(
+            io.BytesIO("\n".join(lines).encode()), separator=separator, has_header=False, new_columns=names, infer_schema=False
+        )
+    except pl.exceptions.PolarsError as error:
+        got = str(error).strip().splitlines()[-1]
+        raise FormatError("a quoted value does not end where it should", where=path, got=got, do="quote values whole") from error
+    frame = frame.drop(unnamed, strict=False)  # a comma at the line's end, or the row names of another program
     return _Raw(frame.with_columns(pl.all().str.strip_chars()), path, "line", numbers)
 
 
@@ -272,16 +274,21 @@ def _separator(lines: list[str], numbers: list[int], path: Path) -> str:
     candidates = [mark for mark in dict.fromkeys([*stated, "\t", ",", ";"]) if mark in lines[0]]
     if not candidates or (candidates == ["\t"] and " " in lines[0]):  # blanks and tabs mixed, as PLINK takes them
         candidates.append(" ")
+        if not {"IID", "#IID"} & set(lines[0].split("\t")):
+            candidates.reverse()
     ragged = [_ragged(lines, mark) for mark in candidates]
     if None in ragged:
         return candidates[ragged.index(None)]
     row, mark = ragged[0] or 0, candidates[0]
+    do = "write NA where a value is missing, and quote text that holds the delimiter (on one line)"
+    if row == 1 and _n_fields(lines[1], mark) == _n_fields(lines[0], mark) + 1:
+        do = "name the first column in the header too (R leaves it out: write.table(…, row.names = FALSE))"
     raise FormatError(
         "a line has another number of fields than the first line",
         where=f"{path}, line {numbers[row]}",
         got=f"{_n_fields(lines[row], mark)} fields between {_NAMES[mark]}",
         expected=f"{_n_fields(lines[0], mark)}",
-        do="write NA where a value is missing, and quote text that holds the delimiter",
+        do=do,
     )
 
 

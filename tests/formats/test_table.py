@@ -36,6 +36,8 @@ EXPECTED = [("007", "f1", 1.5), ("8", None, None)]
         ("a.csv", '\ufeff"FID","IID","HDL"\n"f1","007","1.5"\n"NA","8",""'),
         ("a.csv", "FID;IID;HDL\nf1;007;1.5\n0;8;NA\n"),
         ("a.tsv", "participant_id\tfamily_id\tHDL\n007\tf1\t1.5\n8\t\tNA\n"),
+        ("a.txt", "FID IID\tHDL\nf1 007\t1.5\n0 8\tNA\n"),
+        ("a.csv", ",FID,IID,HDL,\n1,f1,007,1.5,\n2,,8,NA,\n"),
         ("a.psam", "##a comment\n#FID\tIID\tHDL\nf1\t007\t1.5\n0\t8\tNA\n"),
     ],
 )
@@ -137,6 +139,9 @@ def test_values_that_are_not_finite(write, tmp_path: Path, value: str) -> None:
         ("IID,x\na,1\nb\nc,2\n", FormatError, r"(?s)line 3.*got:      1 fields between commas\n  expected: 2"),
         ("IID,x\na,1\nb,2,3\n", FormatError, r"(?s)line 3.*3 fields"),
         ('IID,x\n"a,1",1\nb,2,3\n', FormatError, r"(?s)line 3.*3 fields"),
+        ("x,y\na,1,2\nb,2,3\n", FormatError, r"(?s)line 2.*row.names = FALSE"),
+        ('IID,x\n"a"b,1\nc,2\n', FormatError, "quoted value does not end"),
+        ('IID,x\na,"b\nc"\n', FormatError, r"(?s)line 3.*on one line"),
         ("IID,x,x\na,1,2\n", SchemaError, "column 'x' is there twice"),
         ("IID,x\na,1\nb,2\na,3\n", CohortError, r"(?s)more than one row.*1 people.*'a'"),
         ("IID,x\na,1\n,2\n", CohortError, r"(?s)names nobody.*line 3"),
