@@ -183,8 +183,8 @@ def _lanes(genes: pl.DataFrame | None, chromosome: str, start: int, end: int, *,
 def _evidence(folder: Path, found: pl.DataFrame) -> dict[str, Any] | None:
     """−log10 p of every lead for every dimension, with beta and its standard error: one row a locus, one column a trait."""
     frame = table(folder, "loci/evidence.parquet", EVIDENCE)
-    if frame is None or frame.is_empty():
-        return None
+    if frame is None or frame["trait"].n_unique() < 2:
+        return None  # of one trait the table of loci says it all
     traits = list(dict.fromkeys(frame["trait"].to_list()))
     cells = {(r["locus"], r["trait"]): r for r in frame.iter_rows(named=True)}
     order = [n for n in found["locus"].to_list() if n in set(frame["locus"].to_list())]

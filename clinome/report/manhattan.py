@@ -22,9 +22,9 @@ COLUMNS, ROWS = 320, 30  # cells below it
 FINE = 0.05  # height of the bins of −log10 p in which the number of strong variants is counted
 
 VIEWS = {
-    "study_wide": ("Study-wide", "p corrected over all dimensions and both kinds of test"),
-    "best": ("Strongest dimension", "smallest p over the dimensions, one variant at a time, uncorrected"),
-    "omnibus": ("Omnibus", "one test of all dimensions together, whatever their rotation"),
+    "study_wide": ("Study-wide", "p corrected over all {trait}s and, where there are two, over both kinds of test"),
+    "best": ("Strongest {trait}", "smallest p over the {trait}s, one variant at a time, uncorrected"),
+    "omnibus": ("Omnibus", "one test of all {trait}s together, whatever the rotation of their axes"),
 }
 LINES = {"study_wide": "study_wide", "best": "dimension", "omnibus": "omnibus"}  # view -> name in summary.json's thresholds
 
@@ -60,8 +60,8 @@ class Chromosome(NamedTuple):
     length: int
 
 
-def manhattan(folder: Path, thresholds: dict[str, float | None]) -> Manhattan | None:
-    """Read ``gwas/manhattan.parquet`` and thin it; ``None`` where it is absent or empty."""
+def manhattan(folder: Path, thresholds: dict[str, float | None], *, trait: str = "trait") -> Manhattan | None:
+    """Read ``gwas/manhattan.parquet`` and thin it; ``None`` where it is absent or empty. ``trait`` is the word for one trait."""
     lazy = lazy_table(folder, "gwas/manhattan.parquet", MANHATTAN)
     if lazy is None:
         return None
@@ -78,13 +78,17 @@ def manhattan(folder: Path, thresholds: dict[str, float | None]) -> Manhattan | 
     leads = [] if loci is None else loci["variant_id"].to_list()
     span = chromosomes[-1].start + chromosomes[-1].length
     views, kept = [], {}
+    lines = {key: thresholds.get(name) for key, name in LINES.items()}
+    one_test = lines["omnibus"] is None and lines["best"] is not None and lines["best"] == lines["study_wide"]
     for key, (name, meaning) in VIEWS.items():
+        if one_test and key == "study_wide":
+            continue  # with one trait and no omnibus there is nothing to correct for: it is the strongest trait's own p
         thinned = _thin(lazy, key, span, leads)
         if thinned is None:
             continue
         rows, largest, strong = thinned
         kept[key] = rows
-        views.append(View(key, name, meaning, thresholds.get(LINES[key]), largest, rows.len(), strong))
+        views.append(View(key, name.format(trait=trait), meaning.format(trait=trait), lines[key], largest, rows.len(), strong))
     wanted = pl.concat(list(kept.values())).unique().sort()
     drawn = lazy.join(wanted.to_frame().lazy(), on="row", how="semi").collect(engine="streaming").sort("x", "row")
     data = _columns(drawn, chromosomes) | {

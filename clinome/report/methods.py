@@ -10,6 +10,7 @@ from typing import Any
 from clinome.report.numbers import file_size, plain, whole
 from clinome.report.reading import json_object
 
+_FALSE_BEYOND = 1_000_000  # base pairs, where the study does not say from where on a locus is false
 _COUNTS = (("n_participants", "participants"), ("n_variants", "variants"), ("n_traits", "traits"))
 
 
@@ -29,6 +30,13 @@ class Summary:
     effective_tests: float | None
     build: str | None
     truth_line: str | None
+    truth_distance: int
+    seconds: tuple[tuple[str, float], ...]
+
+    @property
+    def trait(self) -> str:
+        """The word for one of the traits: an embedding has dimensions."""
+        return "dimension" if self.kind == "discover" else "trait"
 
 
 def summary(folder: Path) -> Summary:
@@ -50,6 +58,8 @@ def summary(folder: Path) -> Summary:
         effective_tests=found.get("effective_tests"),
         build=found.get("build"),
         truth_line=found.get("truth_line"),
+        truth_distance=int(((found.get("settings") or {}).get("truth") or {}).get("distance") or _FALSE_BEYOND),
+        seconds=tuple((str(stage), float(time)) for stage, time in (found.get("seconds") or {}).items()),
     )
 
 

@@ -25,7 +25,7 @@ from clinome.report.methods import Summary, provenance, summary
 from clinome.report.phenotypes import phenotypes
 from clinome.report.qq import quantiles
 from clinome.report.reading import PARTS
-from clinome.report.truth import FALSE_BEYOND, truth
+from clinome.report.truth import truth
 
 _HERE = Path(__file__).parent
 
@@ -71,10 +71,10 @@ def render(folder: Path) -> str:
     parts: dict[str, Any] = {
         "flow": flow(folder),
         "phenotypes": phenotypes(folder),
-        "manhattan": manhattan(folder, about.thresholds),
+        "manhattan": manhattan(folder, about.thresholds, trait=about.trait),
         "quantiles": quantiles(folder),
         "loci": loci(folder, about.thresholds.get("dimension")),
-        "truth": truth(folder),
+        "truth": truth(folder, about.truth_distance),
         "provenance": provenance(folder),
     }
     data = _data(parts)
@@ -104,7 +104,6 @@ def render(folder: Path) -> str:
         plotly=_plotly() if data else "",
         version=clinome.__version__,
         fewest=FEWEST,
-        false_beyond=FALSE_BEYOND,
     )
     return str(text)
 

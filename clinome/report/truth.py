@@ -9,8 +9,6 @@ from typing import Any
 from clinome.core.schema import LOCI, TRUTH
 from clinome.report.reading import table
 
-FALSE_BEYOND = 1_000_000  # base pairs; a locus with no planted one this near is false
-
 
 @dataclass(frozen=True)
 class Truth:
@@ -20,6 +18,7 @@ class Truth:
     false: tuple[dict[str, Any], ...]
     counted: int
     recovered: int
+    distance: int
 
     @property
     def missed(self) -> int:
@@ -27,18 +26,22 @@ class Truth:
         return self.counted - self.recovered
 
 
-def truth(folder: Path) -> Truth | None:
-    """Read ``loci/truth.parquet`` (and ``loci/loci.parquet`` for the false ones); ``None`` where the truth is not known."""
+def truth(folder: Path, distance: int) -> Truth | None:
+    """Read ``loci/truth.parquet`` (and ``loci/loci.parquet`` for the false ones); ``None`` where the truth is not known.
+
+    A found locus is false when its window, widened by ``distance`` base pairs, holds no planted variant, counted or not.
+    """
     planted = table(folder, "loci/truth.parquet", TRUTH)
     if planted is None:
         return None
     loci = table(folder, "loci/loci.parquet", LOCI)
     found = [] if loci is None else loci.to_dicts()
     rows = planted.to_dicts()
-    false = tuple(locus for locus in found if not any(_near(locus, row) for row in rows))
+    false = tuple(locus for locus in found if not any(_explains(row, locus, distance) for row in rows))
     counted = [row for row in rows if row["counted"]]
-    return Truth(tuple(rows), false, len(counted), sum(row["found"] for row in counted))
+    return Truth(tuple(rows), false, len(counted), sum(row["found"] for row in counted), distance)
 
 
-def _near(locus: dict[str, Any], planted: dict[str, Any]) -> bool:
-    return bool(locus["chromosome"] == planted["chromosome"] and abs(locus["position"] - planted["position"]) <= FALSE_BEYOND)
+def _explains(planted: dict[str, Any], locus: dict[str, Any], distance: int) -> bool:
+    near = locus["start"] - distance <= planted["position"] <= locus["end"] + distance
+    return bool(near and locus["chromosome"] == planted["chromosome"])

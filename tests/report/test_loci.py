@@ -110,10 +110,13 @@ def test_no_loci_is_said(folder: Path, tmp_path: Path) -> None:
 
 
 def test_truth_counts_recovered_missed_and_false(folder: Path) -> None:
-    found = truth(folder)
+    found = truth(folder, 1_000_000)
     assert found is not None
     assert (found.counted, found.recovered, found.missed) == (4, 3, 1)
     assert [row["variant_id"] for row in found.false] == ["rs3"]  # no planted locus within 1 Mb
+    everywhere = truth(folder, 24_000_000)
+    assert everywhere is not None
+    assert everywhere.false == ()
     page = write_report(folder).read_text()
     assert page.count("✓ recovered") == 3
     assert page.count("✗ missed") == 2  # one of them not counted

@@ -74,6 +74,13 @@ def test_a_scan_of_one_kind_of_test_has_fewer_views(tmp_path: Path, generator: n
     assert [v.key for v in found.views] == ["study_wide", "best"]
 
 
+def test_without_anything_to_correct_for_the_study_wide_view_is_left_out(tmp_path: Path, generator: np.random.Generator) -> None:
+    frame = manhattan_table(900, generator).with_columns(pl.lit(None, dtype=pl.Float64).alias("omnibus"), study_wide="best")
+    found = manhattan(save(tmp_path, frame), {"dimension": 7.3, "omnibus": None, "study_wide": 7.3})
+    assert found is not None
+    assert [(v.key, v.name, v.line) for v in found.views] == [("best", "Strongest trait", 7.3)]
+
+
 def test_crowded_peaks_are_thinned_but_keep_their_shape_and_their_lead(tmp_path: Path, generator: np.random.Generator) -> None:
     frame = manhattan_table(40_000, generator).with_columns(best=pl.Series(generator.uniform(0, 50, 40_000)))
     lead = frame.sort("best")[20_000]  # a lead in the middle of the crowd is drawn all the same
