@@ -143,12 +143,13 @@ def variants_table(columns: dict[str, pl.Series], where: Path) -> tuple[pl.DataF
     FormatError
         For a variant without chromosome, position or alleles.
     """
-    chromosome, notes = chromosome_names(columns["chromosome"])
-    table = pl.DataFrame(columns).with_columns(chromosome.alias("chromosome"), pl.col("position").cast(pl.Int64))
+    table = pl.DataFrame(columns).with_columns(pl.col("position").cast(pl.Int64))
     for name in ("chromosome", "position", "effect_allele", "other_allele"):
         if table[name].null_count():
             row = int(table[name].is_null().arg_true()[0])
             raise FormatError(f"a variant has no {name.replace('_', ' ')}", where=f"{where}, variant {row + 1}")
+    chromosome, notes = chromosome_names(table["chromosome"])
+    table = table.with_columns(chromosome.alias("chromosome"))
     unnamed = pl.col("variant_id").is_null() | pl.col("variant_id").is_in(["", "."])
     n_unnamed = int(table.select(unnamed.sum()).item())
     if n_unnamed:
@@ -220,9 +221,13 @@ def stated_build(header: str) -> str | None:
     >>> stated_build("##contig=<ID=1,assembly=b37>")
     'GRCh37'
     """
-    named = re.findall(r"##contig=<[^\n]*assembly=\"?([^,>\"\n]+)", header) + re.findall(r"##(?:reference|assembly)=(\S+)", header)
-    found = (build_name(Path(name).name if "/" in name else name) for name in named)
-    return next((name for name in found if name is not None), None)
+    for name in re.findall(r"##contig=<[^\n]*assembly=\"?([^,>\"\n]+)", header):
+        if build := build_name(name):
+            return build
+    for name in re.findall(r"##(?:reference|assembly)=(\S+)", header):
+        if (build := build_name(Path(name).name)) in _BUILDS:
+            return build
+    return None
 
 
 def agreed_build(asked: str | None, stated: str | None, where: Path) -> str | None:
