@@ -31,6 +31,16 @@ class Flow:
     steps: tuple[Step, ...]
 
     @property
+    def losing(self) -> tuple[Step, ...]:
+        """The steps at which somebody left; those are drawn."""
+        return tuple(step for step in self.steps if step.dropped)
+
+    @property
+    def lossless(self) -> tuple[str, ...]:
+        """The steps at which nobody left."""
+        return tuple(step.stage for step in self.steps if not step.dropped)
+
+    @property
     def analysed(self) -> int:
         """People who are left after the last step."""
         return self.steps[-1].remaining

@@ -76,7 +76,7 @@ def plain(value: Any) -> str:
     >>> plain(30000), plain(0.0123456), plain(True), plain(["a", 2]), plain(None), plain(1e-06)
     ('30,000', '0.01235', 'yes', 'a, 2', '–', '1×10⁻⁶')
     """
-    if value is None or value == [] or value == {}:
+    if value is None or value in ("", [], {}):
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"

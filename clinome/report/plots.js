@@ -37,7 +37,7 @@ function layout(element, extra) {
 const buttons = ["toImage", "zoom2d", "pan2d", "resetScale2d"];
 const options = { responsive: true, displaylogo: false, showTips: false, doubleClick: "reset", modeBarButtons: [buttons], toImageButtonOptions: { format: "svg" } };
 const negLogTitle = { text: "−log<sub>10</sub> p", standoff: 8 };
-const line = (value, name = "") => value == null ? [] : [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, layer: "below", name,
+const line = (value, name = "") => value == null ? [] : [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, layer: "above", name,
   line: { color: colour("hit"), width: 1.2, dash: "dash" } }];
 
 // ---- Manhattan -------------------------------------------------------------------------------------------------------

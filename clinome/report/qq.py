@@ -105,11 +105,11 @@ def band(n_tests: int, *, points: int = 60) -> dict[str, list[float]]:
     """Return the 95 % band of −log10 p at ``points`` expected values, for ``n_tests`` independent tests without association.
 
     >>> b = band(1000); b["expected"][-1], b["lower"][-1] < 3.0 < b["upper"][-1]
-    (3.0, True)
+    (3.301, True)
     """
     from scipy.special import betaincinv
 
     rank = np.unique(np.geomspace(1, n_tests, points).round())[::-1]
     low_p, high_p = (betaincinv(rank, n_tests + 1 - rank, tail) for tail in (0.025, 0.975))
-    log = [-np.log10(p) for p in (rank / (n_tests + 1), high_p, low_p)]
+    log = [-np.log10(p) for p in ((rank - 0.5) / n_tests, high_p, low_p)]
     return {name: value.round(3).tolist() for name, value in zip(("expected", "lower", "upper"), log, strict=True)}

@@ -27,6 +27,8 @@ def test_counts_add_up_and_reasons_of_a_stage_are_one_step(tmp_path: Path) -> No
     assert (found.entered, found.analysed) == (100, 84)
     assert [(s.stage, s.dropped, s.remaining) for s in found.steps] == [("link", 15, 85), ("kin", 0, 85), ("age", 1, 84)]
     assert found.steps[0].reasons == (("no genotypes", 5), ("no pictures", 10))
+    assert [s.stage for s in found.losing] == ["link", "age"]
+    assert found.lossless == ("kin",)
     assert found.entered - sum(s.dropped for s in found.steps) == found.analysed
 
 
@@ -36,10 +38,16 @@ def test_a_flow_that_does_not_add_up_is_an_error(tmp_path: Path, rows: list[tupl
         flow(save(tmp_path, rows))
 
 
+def test_when_nobody_left_the_page_says_so(tmp_path: Path) -> None:
+    page = write_report(save(tmp_path, [("link", "no genotypes", 0, 70), ("kin", "related", 0, 70)])).read_text()
+    assert "All 70 participants who entered were analysed." in page
+    assert "Nobody left at link, kin." in page
+
+
 def test_the_page_shows_every_count(tmp_path: Path) -> None:
     page = write_report(result_folder(tmp_path)).read_text()
     for text in (
-        "Of 4,000 people, 3,412 were analysed (85.3 %)",
+        "Of 4,000 participants, 3,412 were analysed (85.3 %)",
         "−513",
         "no genotypes: 212",
         "no pictures: 301",
