@@ -28,7 +28,7 @@ _HALF_HEIGHT = np.array([1.0, 0.84, 0.93], np.float32)
 _NOISE = np.array([0.016, 0.020, 0.013], np.float32)
 _N_WAVES = 28
 N_TEXTURE = 3 * _N_WAVES
-_BATCH = 16
+_BATCH = 8
 
 
 @dataclass(frozen=True)

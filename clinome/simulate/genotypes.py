@@ -190,16 +190,18 @@ def _recombination_map(length: int, generator: np.random.Generator) -> Any:
 
 def _common_sites(trees: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the sites with one mutation and a frequency in range, with their positions; counted on the trees."""
-    n = trees.num_samples
-    lowest = MIN_FREQUENCY * n
-    found = [
-        site.id
-        for tree in trees.trees()
-        for site in tree.sites()
-        if len(site.mutations) == 1 and lowest <= tree.num_samples(site.mutations[0].node) <= n - lowest
-    ]
-    sites = np.array(found, dtype=np.int64)
-    return sites, trees.sites_position[sites]
+    node, site = trees.mutations_node, trees.mutations_site
+    position = trees.sites_position[site]  # ascending: mutations are stored by site
+    copies = np.zeros(len(node), np.int64)
+    k = 0
+    for tree in trees.trees():
+        right = tree.interval.right
+        while k < len(node) and position[k] < right:
+            copies[k] = tree.num_samples(int(node[k]))
+            k += 1
+    lowest = MIN_FREQUENCY * trees.num_samples
+    common = (copies >= lowest) & (copies <= trees.num_samples - lowest) & (np.bincount(site)[site] == 1)
+    return site[common].astype(np.int64), position[common]
 
 
 def _spread(position: NDArray[np.float64], piece: Piece, generator: np.random.Generator) -> NDArray[np.int64]:
