@@ -55,6 +55,7 @@ def metadata_path(path: str | Path) -> Path:
 class Tally:
     """What the frames written so far add up to, for the metadata."""
 
+    frames: int = 0
     trait: str | None = None
     info: bool = False
     rows: int = 0
@@ -66,8 +67,11 @@ class Tally:
     def add(self, frame: pl.DataFrame, where: str) -> None:
         """Take in a frame that is being written; the first one decides the trait and whether there is a column of INFO."""
         traits = frame["trait"].unique().to_list()
+        if self.frames == 0:
+            self.info = "info" in frame.columns
         if self.trait is None and len(traits) == 1:
-            self.trait, self.info = traits[0], "info" in frame.columns
+            self.trait = traits[0]
+        self.frames += 1
         if traits not in ([self.trait], []):
             raise SchemaError("a file of summary statistics holds one trait", where=where, got=sorted({*traits, self.trait or ""}))
         self.rows += frame.height

@@ -5,7 +5,7 @@ name ends in ``.gz``, with equal bytes for equal frames, and under a temporary n
 
     gwas-ssf   tab-separated; chromosome base_pair_location effect_allele other_allele beta standard_error
                effect_allele_frequency neg_log_10_p_value variant_id rsid ref_allele [info] n marker; missing is #NA;
-               chromosomes are numbers (X 23, Y 24, MT 25); ``<file>-meta.yaml`` beside it
+               chromosomes are numbers (X 23, Y 24, MT 25); <file>-meta.yaml beside it
     regenie    space-separated; CHROM GENPOS ID ALLELE0 ALLELE1 A1FREQ [INFO] N TEST BETA SE CHISQ LOG10P EXTRA; the effect
                allele is ALLELE1; CHISQ is (BETA / SE)²; chromosomes X 23, Y 24, MT 26; missing is NA
     plink2     tab-separated; #CHROM POS ID REF ALT A1 A1_FREQ TEST OBS_CT BETA SE T_STAT P; missing is NA; P is written from
@@ -100,7 +100,7 @@ def writing(path: str | Path, *, layout: Layout, metadata: Metadata | None = Non
 
             def write(frame: pl.DataFrame) -> None:
                 frame = _checked(frame, layout, where=f"{path.name}, after {seen.rows} rows")
-                header = seen.trait is None
+                header = seen.frames == 0
                 seen.add(frame, path.name)
                 if "info" in frame.columns and not seen.info:
                     raise SchemaError("a later frame has the column 'info', the first one had not", where=path.name)
@@ -117,7 +117,7 @@ def writing(path: str | Path, *, layout: Layout, metadata: Metadata | None = Non
                 put(text.getvalue())
 
             yield write
-            if seen.trait is None:
+            if seen.frames == 0:
                 raise SchemaError("no summary statistics were given to write", where=path.name)
         if layout == "gwas-ssf":
             with temporary.open("rb") as whole:

@@ -238,6 +238,17 @@ def test_other_errors_of_writing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_frames_without_rows_are_no_rows(tmp_path: Path, layout: Layout) -> None:
+    """A scan whose filters leave nothing in its first shard, or in any."""
+    table = frame(info=layout != "plink2")
+    path = write_sumstats(tmp_path / "t.tsv", [table[:0], table], layout=layout)
+    assert_frame_equal(read_sumstats(path, trait=table["trait"][0]), table, rel_tol=1e-8)
+    path = write_sumstats(tmp_path / "t.tsv", [table[:0], table[:0]], layout=layout)
+    assert read_sumstats(path).schema == table.schema
+    assert read_sumstats(path).is_empty()
+
+
 def test_a_scan_of_many_traits_keeps_many_files_open(tmp_path: Path) -> None:
     from contextlib import ExitStack
 
@@ -366,3 +377,31 @@ def test_plink2_scores_people_with_our_file(tmp_path: Path, program: Callable[[s
     ).write_csv(tmp_path / "d.bim", separator="\t", include_header=False)
     said = plink2("--bfile", "d", "--score", "t.tsv", "3", "6", "10", "header", "no-mean-imputation")
     assert f"--score: {table.height} variants processed." in said
+
+
+def test_a_clean_file_meets_the_rules_of_the_standards_validator(tmp_path: Path) -> None:
+    """The rules of GWAS-SSF 1.1's Table 1 and of gwas-sumstats-tools, written down here a second time; #NA where they allow it."""
+    table = frame(30, info=True).filter(pl.col("beta").is_not_null(), pl.col("position") > 0)
+    path = write_sumstats(tmp_path / "t.tsv.gz", [table], layout="gwas-ssf", metadata=Metadata(other_is_reference=True))
+    columns = pl.read_csv(path, separator="\t", infer_schema=False)
+    number = r"^-?\d+(\.\d+)?([eE]-?\d+)?$"
+    mandatory = {
+        "chromosome": r"^([1-9]|1\d|2[0-5])$",
+        "base_pair_location": r"^[1-9]\d*$",
+        "effect_allele": r"^[ACGT]+$",
+        "other_allele": r"^[ACGT]+$",
+        "beta": number,
+        "standard_error": number,
+        "effect_allele_frequency": r"^(0(\.\d+)?|1(\.0)?)$",
+        "neg_log_10_p_value": r"^\d+(\.\d+)?([eE]-?\d+)?$",
+    }
+    encouraged = {
+        "variant_id": r"^(#NA|([1-9]|1\d|2[0-5])_[0-9]+_[ACGT]+_[ACGT]+)$",
+        "rsid": r"^(#NA|rs[0-9]+)$",
+        "ref_allele": r"^(#NA|EA|OA)$",
+        "info": r"^(#NA|0(\.\d+)?|1(\.0)?)$",
+        "n": r"^(#NA|\d+)$",
+    }
+    assert columns.columns == [*mandatory, *encouraged, "marker"]
+    for name, rule in (mandatory | encouraged).items():
+        assert columns[name].str.contains(rule).all(), name
