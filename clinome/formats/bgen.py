@@ -15,6 +15,7 @@ compare it with cbgen and PLINK 2.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import struct
 import zlib
@@ -35,14 +36,15 @@ from clinome.formats.genotypes import Block, agreed_build, chosen, samples_table
 from clinome.formats.plink import read_columns
 
 _CHUNK = 1 << 16  # variants turned into a table at a time
-_SITES: dict[str, Any] = {
+_SITES = {
     "variant_id": pl.String,
     "chromosome": pl.String,
     "position": pl.Int64,
-    "alleles": pl.List(pl.String),
+    "alleles": pl.String,  # joined by tabs, because polars is slow at taking lists
     "offset": pl.Int64,
     "size": pl.Int64,
 }
+Site = tuple[str, str, int, str, int, int]
 
 
 class BgenGenotypes:
@@ -85,7 +87,7 @@ class BgenGenotypes:
         if several := int((sites["alleles"].list.len() > 2).sum()):
             notes.insert(0, f"{several} sites with several alleles were split into one variant an allele, under the site's id")
         self.notes = (*([reason] if reason else []), *notes)
-        self._places = split.select("offset", "size", "allele").to_numpy()
+        self._places = split.select("offset", "size", "allele", "position").to_numpy()
         self._file = path.open("rb")
         try:
             self._bits = self._packed(0).bits if len(self._places) else 8
@@ -109,13 +111,13 @@ class BgenGenotypes:
 
     def _packed(self, row: int) -> Packed:
         """Read the variant block of a row of ``variants`` and decompress its genotypes."""
-        offset, size, _ = (int(value) for value in self._places[row])
+        offset, size, _, expected = (int(value) for value in self._places[row])
         self._file.seek(offset)
         block = self._file.read(size)
         where = f"{self.paths[0]}, variant {row + 1}"
         try:
             _, _, position, alleles, start = _identify(block)
-            if position != self.variants["position"][row]:
+            if position != expected:
                 raise FormatError("the variant is not where the index says", where=where, do="remove the .bgi")
             packed = _take_apart(_decompress(memoryview(block)[start:], self._header, len(alleles)))
         except (struct.error, ValueError, IndexError, zlib.error) as error:
@@ -124,7 +126,7 @@ class BgenGenotypes:
             raise FormatError("the genotypes of a variant contradict its header", where=where, do="copy the file again")
         return packed
 
-    def _dosage(self, row: int) -> NDArray[np.int64]:
+    def _dosage(self, row: int) -> NDArray[np.int32] | NDArray[np.int64]:
         packed = self._packed(row)
         where = f"{self.paths[0]}, variant {row + 1}"
         if packed.bits != self._bits:
@@ -168,7 +170,7 @@ def _take_apart(raw: bytes) -> Packed:
     return Packed(n_alleles, bits, bool(phased), ploidy, memoryview(raw)[10 + n_samples :])
 
 
-def expected_counts(packed: Packed, allele: int, *, where: str) -> NDArray[np.int64]:
+def expected_counts(packed: Packed, allele: int, *, where: str) -> NDArray[np.int32] | NDArray[np.int64]:
     """Return the expected copies of ``allele`` in units of 1 / (2^bits − 1), shape (n_samples,); −1 is missing.
 
     Raises
@@ -177,46 +179,56 @@ def expected_counts(packed: Packed, allele: int, *, where: str) -> NDArray[np.in
         For people with more than two copies of a chromosome, probabilities of another length, or a sum above one.
     """
     ploidy = packed.ploidy & 0x3F
-    if int(ploidy.max(initial=0)) > 2:
-        raise FormatError("people with more than two copies of a chromosome are not read", where=where, got=int(ploidy.max()))
-    weights = {z: _weights(z, packed.n_alleles, packed.phased, allele) for z in (1, 2)}
-    stored = np.array([0, len(weights[1][1]), len(weights[2][1])])[ploidy]  # integers a person
-    values = _integers(packed.probabilities, packed.bits, int(stored.sum()), where)
-    starts = np.cumsum(stored) - stored
-    counts = np.zeros(len(ploidy), np.int64)
-    for z, (base, factors) in weights.items():
-        mine = ploidy == z
-        everybody = bool(mine.all())
-        if not mine.any():
-            continue
-        table = values.reshape(len(ploidy), -1) if everybody else values[starts[mine][:, None] + np.arange(len(factors))]
-        dosage = np.full(len(table), base * (2**packed.bits - 1))
-        for column, factor in enumerate(factors):
-            if factor:
-                dosage += factor * table[:, column].astype(np.int64)
-        counts[mine] = dosage * (2 // z)  # a haploid person has two copies or none
-    missing = (packed.ploidy & 0x80 != 0) | (ploidy == 0)
-    if int(counts.min(initial=0, where=~missing)) < 0:
+    low, high = int(ploidy.min(initial=63)), int(ploidy.max(initial=0))
+    if high > 2:
+        raise FormatError("people with more than two copies of a chromosome are not read", where=where, got=high)
+    stored = [0, *(len(_weights(z, packed.n_alleles, packed.phased, allele)[1]) for z in (1, 2))]  # integers a person
+    if low == high:
+        values = _integers(packed.probabilities, packed.bits, len(ploidy) * stored[high], where)
+        counts = _copies(values.reshape(len(ploidy), -1), high, packed, allele)
+    else:
+        each = np.array(stored)[ploidy]
+        values, starts = _integers(packed.probabilities, packed.bits, int(each.sum()), where), np.cumsum(each) - each
+        counts = np.zeros(len(ploidy), np.int64)
+        for z in (1, 2):
+            mine = starts[ploidy == z]
+            counts[ploidy == z] = _copies(values[mine[:, None] + np.arange(stored[z])], z, packed, allele)
+    missing = packed.ploidy >= 0x80
+    if low == 0:
+        missing |= ploidy == 0
+    counts[missing] = 0
+    if int(counts.min(initial=0)) < 0:
         raise FormatError("the probabilities of a genotype add up to more than one", where=where, do="copy the file again")
     counts[missing] = -1
     return counts
 
 
-def _weights(ploidy: int, n_alleles: int, phased: bool, allele: int) -> tuple[int, list[int]]:
+def _copies(values: NDArray[Any], ploidy: int, packed: Packed, allele: int) -> NDArray[Any]:
+    """Turn stored integers, shape (n_people, n_stored), into expected copies; a haploid person has two copies or none."""
+    base, factors = _weights(ploidy, packed.n_alleles, packed.phased, allele)
+    counts: NDArray[Any] = np.full(len(values), base * (2**packed.bits - 1), np.int32 if packed.bits <= 16 else np.int64)
+    for column, factor in enumerate(factors):
+        if factor:
+            counts += factor * values[:, column].astype(counts.dtype)
+    return counts * 2 if ploidy == 1 else counts
+
+
+@functools.cache
+def _weights(ploidy: int, n_alleles: int, phased: bool, allele: int) -> tuple[int, tuple[int, ...]]:
     """Return what the unstored last probability and the stored ones add to the expected count of ``allele``.
 
     A haplotype stores P(allele 0), …, P(allele K−2); an unphased genotype P(00), P(01), P(11), P(02), … without the last.
 
     >>> _weights(2, 2, False, 1)  # 2 − 2·P(00) − P(01)
-    (2, [-2, -1])
+    (2, (-2, -1))
     >>> _weights(2, 2, True, 1)
-    (2, [-1, -1])
+    (2, (-1, -1))
     """
     one = [int(k == allele) for k in range(n_alleles)]
     diploid = [one[a] + one[b] for b in range(n_alleles) for a in range(b + 1)]
     copies = diploid if ploidy == 2 and not phased else one
-    haplotypes = ploidy if phased else 1
-    return haplotypes * copies[-1], [count - copies[-1] for count in copies[:-1]] * haplotypes
+    haplotypes = ploidy if phased else min(ploidy, 1)
+    return haplotypes * copies[-1], tuple(count - copies[-1] for count in copies[:-1]) * haplotypes
 
 
 def _integers(packed: memoryview, bits: int, n: int, where: str) -> NDArray[Any]:
@@ -410,7 +422,7 @@ def _walked_sites(path: Path, header: Header) -> pl.DataFrame:
     return pl.concat(frames) if frames else _frame([])
 
 
-def _walk(file: BufferedReader, start: int, where: str, header: Header) -> tuple[str, str, int, list[str], int, int]:
+def _walk(file: BufferedReader, start: int, where: str, header: Header) -> Site:
     file.seek(start)
     for peek in (512, 1 << 16, 1 << 24):  # alleles can be long
         head = file.read(peek)
@@ -423,14 +435,16 @@ def _walk(file: BufferedReader, start: int, where: str, header: Header) -> tuple
         size = at + 4 + length
         if start + size > header.size:
             break
-        return rsid, chromosome, position, alleles, start, size
+        return rsid, chromosome, position, "\t".join(alleles), start, size
     raise FormatError(
         "the BGEN is cut off or damaged", where=where, got=f"the file ends at byte {header.size}", do="copy the file again"
     )
 
 
-def _frame(sites: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
-    return pl.DataFrame(sites, schema=_SITES, orient="row")
+def _frame(sites: Sequence[Site]) -> pl.DataFrame:
+    columns = zip(*sites, strict=True) if sites else [()] * len(_SITES)
+    frame = pl.DataFrame(dict(zip(_SITES, columns, strict=True)), schema=_SITES)
+    return frame.with_columns(pl.col("alleles").str.split("\t"))
 
 
 def _indexed_sites(index: Path, path: Path, header: Header) -> tuple[pl.DataFrame | None, str | None]:
@@ -467,5 +481,5 @@ def _index_frames(database: sqlite3.Connection, path: Path) -> Iterator[pl.DataF
                 if n_alleles != 2:  # the index holds two alleles only
                     file.seek(offset)
                     alleles = _identify(file.read(size))[3]
-                sites.append((rsid, chromosome, position, alleles, offset, size))
+                sites.append((rsid, chromosome, position, "\t".join(alleles), offset, size))
             yield _frame(sites)

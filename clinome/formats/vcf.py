@@ -165,13 +165,14 @@ def called_copies(calls: NDArray[np.int16], allele: int, where: str) -> NDArray[
     >>> called_copies(np.array([[0, 1, 0], [2, 1, 0], [-1, 1, 0], [1, -2, 1]], np.int16), 1, "")
     array([ 1,  1, -1,  2], dtype=int8)
     """
-    alleles = calls[:, :-1]
-    if alleles.shape[1] > 2 and (alleles[:, 2:] != -2).any():
-        raise FormatError("a genotype has more than two alleles", where=where, got=f"ploidy {alleles.shape[1]}", expected="1 or 2")
-    copies: NDArray[np.int8] = (alleles == allele).sum(axis=1, dtype=np.int8)
-    present = (alleles != -2).sum(axis=1, dtype=np.int8)
-    copies[present == 1] *= 2
-    copies[(alleles == -1).any(axis=1) | (present == 0)] = -1
+    if calls.shape[1] > 3 and (calls[:, 2:-1] != -2).any():
+        raise FormatError(
+            "a genotype has more than two alleles", where=where, got=f"ploidy {calls.shape[1] - 1}", expected="1 or 2"
+        )
+    first = calls[:, 0]
+    second = first if calls.shape[1] == 2 else np.where(calls[:, 1] == -2, first, calls[:, 1])  # a haploid call counts twice
+    copies: NDArray[np.int8] = (first == allele).view(np.int8) + (second == allele).view(np.int8)
+    copies[(first < 0) | (second < 0)] = -1
     return copies
 
 
