@@ -144,6 +144,7 @@ def predict_out_of_fold(
     ((300, 1), [1, 2, 3, 4, 5])
     """
     config = config or Config()
+    covariates, traits = np.asarray(covariates, dtype=np.float64), np.asarray(traits, dtype=np.float64)
     complete = _checked(covariates, traits, participant_ids, trait_names, config)
     # people in the order of their ids, so that sums and batches do not depend on the order of rows
     rows = np.array(sorted(np.flatnonzero(complete).tolist(), key=lambda i: participant_ids[i]), dtype=np.int64)
