@@ -230,6 +230,11 @@ def stated_build(header: str) -> str | None:
     return None
 
 
+def quality_key(header: str) -> str | None:
+    """Find which INFO field of a VCF or .pvar holds the imputation quality: DR2 of Beagle, R2 of Minimac, INFO of IMPUTE."""
+    return next((key for key in ("DR2", "R2", "INFO") if f"##INFO=<ID={key}," in header), None)
+
+
 def agreed_build(asked: str | None, stated: str | None, where: Path) -> str | None:
     """Return the build of a file: what the caller says, or what the file states.
 

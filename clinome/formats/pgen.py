@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from clinome.core.errors import FormatError, StudyError, need
 from clinome.core.files import replacing
-from clinome.formats.genotypes import Block, agreed_build, chosen, samples_table, stated_build, variants_table
-from clinome.formats.plink import FAM, read_beside, read_bim, read_columns, read_fam, whole_positions
+from clinome.formats.genotypes import Block, agreed_build, chosen, quality_key, samples_table, stated_build, variants_table
+from clinome.formats.plink import people_columns, read_beside, read_bim, read_columns, read_fam, whole_positions, write_columns
 
 MAGIC = b"\x6c\x1b"
 DOSAGE_SCALE = 16384
@@ -230,14 +230,17 @@ class Sites:
 
 def read_pvar(path: Path) -> Sites:
     """Read a .pvar or .pvar.zst: with its ``#CHROM`` header, or the columns of a .bim without one."""
-    raw, header, line = _headed(path, {5: ("#CHROM", "ID", "POS", "ALT", "REF"), 6: ("#CHROM", "ID", "CM", "POS", "ALT", "REF")})
+    raw, header, line = _headed(path, "CHROM ID CM POS ALT REF", optional="CM", required="CHROM POS ID REF ALT", wanted="INFO")
     raw = whole_positions(raw.rename({"POS": "position"}), where=path, line=line)
     alts = raw["ALT"].str.split(",")
     n_alts = alts.list.len().cast(pl.Int64)
     split = raw.with_columns(alts.alias("ALT"), pl.Series("site", range(raw.height), dtype=pl.Int64)).explode("ALT")
     split = split.with_columns(pl.int_range(1, pl.len() + 1).over("site").alias("allele")).filter(pl.col("position") >= 0)
-    names = {"ID": "variant_id", "#CHROM": "chromosome", "position": "position", "ALT": "effect_allele", "REF": "other_allele"}
-    table, notes = variants_table({new: split[old] for old, new in names.items()}, path)
+    names = {"ID": "variant_id", "CHROM": "chromosome", "position": "position", "ALT": "effect_allele", "REF": "other_allele"}
+    columns = {new: split[old] for old, new in names.items()}
+    if "INFO" in split.columns and (key := quality_key(header)):
+        columns["info"] = split["INFO"].str.extract(rf"(?:^|;){key}=([^;,]+)").cast(pl.Float64, strict=False)
+    table, notes = variants_table(columns, path)
     if several := int((n_alts > 1).sum()):
         notes.insert(0, f"{several} sites with several ALT alleles were split into one variant an allele, under the site's id")
     if negative := int((raw["position"] < 0).sum()):
@@ -261,14 +264,17 @@ def _bim_sites(path: Path) -> Sites:
 
 def read_psam(path: Path) -> pl.DataFrame:
     """Read the people of a .psam: with its ``#FID`` or ``#IID`` header, or the columns of a .fam without one."""
-    raw, _, _ = _headed(path, {6: ("#FID", "IID", *FAM[2:4], "SEX", FAM[5]), 5: ("#FID", "IID", *FAM[2:4], "SEX")})
-    raw = raw.rename({name: name.lstrip("#") for name in raw.columns})
+    raw, _, _ = _headed(path, "FID IID PAT MAT SEX PHENO", optional="PHENO", required="IID", wanted="FID SEX")
     family, sex = (raw[name] if name in raw.columns else None for name in ("FID", "SEX"))
     return samples_table(path, raw["IID"], family_id=family, sex=sex)
 
 
-def _headed(path: Path, headless: dict[int, tuple[str, ...]]) -> tuple[pl.DataFrame, str, int]:
-    """Read a PLINK 2 table: the columns that matter, the ``##`` lines before it, the line number of its first row."""
+def _headed(path: Path, headless: str, *, optional: str, required: str, wanted: str = "") -> tuple[pl.DataFrame, str, int]:
+    """Read a PLINK 2 table: the columns that matter, the ``##`` lines before it, the line number of its first row.
+
+    ``headless`` are the columns of a table without header, of which ``optional`` may lack; ``required`` are the columns that
+    must be there and ``wanted`` those that are read when they are.
+    """
     text = read_beside(path)
     if path.suffix == ".zst":
         zstandard = need("zstandard", "genetics")
@@ -282,16 +288,18 @@ def _headed(path: Path, headless: dict[int, tuple[str, ...]]) -> tuple[pl.DataFr
         start = text.find(b"\n", start) + 1 or len(text)
     header, text = text[:start].decode(errors="replace"), text[start:]
     line = header.count("\n") + 1
-    first, _, rest = text.partition(b"\n")
-    if not first.startswith(b"#"):
-        names = headless.get(len(first.split()), next(iter(headless.values())))
+    names = text.partition(b"\n")[0].decode(errors="replace").split()
+    if names and names[0].startswith("#"):
+        line, text = line + 1, text.partition(b"\n")[2]
+        names[0] = names[0][1:]
     else:
-        names, text, line = tuple(first.decode(errors="replace").split()), rest, line + 1
-    wanted = {"#CHROM", "POS", "ID", "REF", "ALT"} if "#CHROM" in next(iter(headless.values())) else {"#FID", "#IID", "IID", "SEX"}
-    lacks = (wanted if "#CHROM" in wanted else {"IID"}) - set(names) - ({"IID"} if "#IID" in names else set())
-    if lacks:
-        raise FormatError(f"the header lacks {', '.join(sorted(lacks))}", where=f"{path}, line {line - 1}", got=" ".join(names))
-    return read_columns(text, names, where=path, line=line, keep=[name for name in names if name in wanted]), header, line
+        names = [name for name in headless.split() if len(names) == len(headless.split()) or name != optional]
+    if lacks := set(required.split()) - set(names):
+        raise FormatError(
+            f"the header lacks {', '.join(sorted(lacks))}", where=f"{path}, line {line}", got=" ".join(names), expected=required
+        )
+    keep = [name for name in names if name in required.split() + wanted.split()]
+    return read_columns(text, names, where=path, line=line, keep=keep), header, line
 
 
 def _companion(path: Path, *suffixes: str) -> Path:
@@ -341,7 +349,7 @@ def write_pgen(
         replacing(path.with_suffix(".pvar")) as pvar,
         replacing(path.with_suffix(".psam")) as psam,
     ):
-        _write_psam(psam, samples)
+        write_columns(psam, people_columns(samples), header=("#FID", "IID", "SEX"))
         _write_pvar(pvar, variants, build)
         pgen.touch()
         writer = need("pgenlib", "genetics").PgenWriter(
@@ -371,20 +379,10 @@ def _see_counts(counts: NDArray[Any], n_samples: int, scale: int, path: Path) ->
         )
 
 
-def _write_psam(path: Path, samples: pl.DataFrame) -> None:
-    family = pl.col("family_id") if "family_id" in samples.columns else pl.lit(None, dtype=pl.String)
-    sex = pl.col("sex") if "sex" in samples.columns else pl.lit(None, dtype=pl.String)
-    samples.select(
-        family.fill_null("0").alias("#FID"),
-        pl.col("participant_id").alias("IID"),
-        sex.replace_strict({"male": "1", "female": "2"}, default="NA", return_dtype=pl.String).alias("SEX"),
-    ).write_csv(path, separator="\t", quote_style="never")
-
-
 def _write_pvar(path: Path, variants: pl.DataFrame, build: str | None) -> None:
-    columns = {"chromosome": "#CHROM", "position": "POS", "variant_id": "ID", "other_allele": "REF", "effect_allele": "ALT"}
+    columns = ("chromosome", "position", "variant_id", "other_allele", "effect_allele")
     with path.open("wb") as file:
         if build:
             for chromosome in variants["chromosome"].unique(maintain_order=True):
                 file.write(f"##contig=<ID={chromosome},assembly={build}>\n".encode())
-        variants.select(pl.col(old).alias(new) for old, new in columns.items()).write_csv(file, separator="\t", quote_style="never")
+        write_columns(file, variants.select(columns), header=("#CHROM", "POS", "ID", "REF", "ALT"))

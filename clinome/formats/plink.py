@@ -27,6 +27,7 @@ from collections.abc import Iterable, Sequence
 from io import BufferedReader, BytesIO
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -236,8 +237,10 @@ def write_plink(path: str | Path, *, samples: pl.DataFrame, variants: pl.DataFra
         replacing(path.with_suffix(".bim")) as bim,
         replacing(path.with_suffix(".fam")) as fam,
     ):
-        _write_columns(fam, _fam_columns(samples))
-        _write_columns(bim, variants.select("chromosome", "variant_id", pl.lit("0"), "position", "effect_allele", "other_allele"))
+        none, zero, names = pl.lit("-9").alias("phenotype"), pl.lit("0"), ("family_id", "participant_id")
+        people = people_columns(samples).select(*names, zero.alias("father"), zero.alias("mother"), "sex", none)
+        write_columns(fam, people)
+        write_columns(bim, variants.select("chromosome", "variant_id", zero, "position", "effect_allele", "other_allele"))
         written = 0
         with bed.open("wb") as file:
             file.write(MAGIC)
@@ -263,21 +266,24 @@ def pack(counts: NDArray[np.int8], *, where: Path) -> NDArray[np.uint8]:
     return packed
 
 
-def _fam_columns(samples: pl.DataFrame) -> pl.DataFrame:
-    family = pl.col("family_id") if "family_id" in samples.columns else pl.lit(None, dtype=pl.String)
-    sex = pl.col("sex") if "sex" in samples.columns else pl.lit(None, dtype=pl.String)
-    return samples.select(
-        family.fill_null("0").alias("family_id"),
-        pl.col("participant_id"),
-        pl.lit("0").alias("father"),
-        pl.lit("0").alias("mother"),
-        sex.replace_strict({"male": "1", "female": "2"}, default="0", return_dtype=pl.String).alias("sex"),
-        pl.lit("-9").alias("phenotype"),
-    )
+def people_columns(samples: pl.DataFrame) -> pl.DataFrame:
+    """Turn a ``samples`` table into the columns family_id ('0' without one), participant_id and sex ('1', '2' or '0')."""
+    null = pl.lit(None, dtype=pl.String)
+    family, sex = (pl.col(name) if name in samples.columns else null.alias(name) for name in ("family_id", "sex"))
+    codes = sex.replace_strict({"male": "1", "female": "2"}, default="0", return_dtype=pl.String)
+    return samples.select(family.fill_null("0"), "participant_id", codes)
 
 
-def _write_columns(path: Path, table: pl.DataFrame) -> None:
+def write_columns(file: Path | BinaryIO, table: pl.DataFrame, *, header: Sequence[str] | None = None) -> None:
+    """Write a table as PLINK reads it, under ``header`` or none.
+
+    Raises
+    ------
+    FormatError
+        For a name with a space in it, or an empty one.
+    """
     for name in table.columns:
         if table[name].dtype == pl.String and (bad := table[name].filter(table[name].str.contains(r"\s|^$"))).len():
             raise FormatError(f"PLINK cannot hold a {name} with a space in it or none at all", got=repr(bad[0]))
-    table.write_csv(path, separator="\t", include_header=False, quote_style="never")
+    named = table if header is None else table.rename(dict(zip(table.columns, header, strict=True)))
+    named.write_csv(file, separator="\t", include_header=header is not None, quote_style="never")

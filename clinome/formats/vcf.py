@@ -28,11 +28,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import FormatError, StudyError, need
-from clinome.formats.genotypes import Block, agreed_build, chosen, samples_table, stated_build, variants_table
+from clinome.formats.genotypes import Block, agreed_build, chosen, quality_key, samples_table, stated_build, variants_table
 
 DOSAGE_SCALE = 16384
 FIXED = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT")
-_INFO_KEYS = ("DR2", "R2", "INFO")  # imputation quality as Beagle, Minimac and IMPUTE name it
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _CONTIG = re.compile(r"[0-9A-Za-z!#$%&+./:;?@^_|~-][0-9A-Za-z!#$%&*+./:;=?@^_|~-]*")
 _CHUNK = 1 << 16
@@ -71,7 +70,7 @@ class VcfGenotypes:
         self.build = agreed_build(build, stated_build(header.text), path)
         self.samples = samples_table(path, pl.Series(header.samples, dtype=pl.String))
         self._field, reason = _field(header.text, field, path)
-        key = next((key for key in _INFO_KEYS if f"##INFO=<ID={key}," in header.text), None)
+        key = quality_key(header.text)
         table = _sites_table(_bcf_sites(path, key) if kind == "BCF" else _vcf_sites(path, header, key), key is not None)
         self._contigs = _contigs(table["chromosome"], path)
         columns = [name for name in table.columns if name not in ("site", "allele")]

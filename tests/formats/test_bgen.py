@@ -20,6 +20,7 @@ from toolkit.plink2 import run
 
 from clinome.core.errors import CohortError, FormatError
 from clinome.formats.bgen import BgenGenotypes
+from clinome.formats.pgen import PgenGenotypes
 from clinome.formats.plink import PlinkGenotypes
 
 Person = tuple[int, Sequence[int], bool]  # ploidy, the integers that are stored, missing
@@ -185,8 +186,8 @@ def test_the_probabilities_are_those_that_cbgen_reads(
         np.testing.assert_array_equal(source.read(np.arange(200)).counts, theirs)
 
 
-def test_regenie_example_is_the_same_in_bgen_and_bed(real_data: Callable[[str], Path]) -> None:
-    """The .bgi is used; alleles are ref-first: the bed's A1 is the second allele of the bgen in every variant."""
+def test_regenie_example_is_the_same_in_bgen_pgen_and_bed(real_data: Callable[[str], Path]) -> None:
+    """The .bgi is used; each reader says which allele it counts."""
     folder = real_data("regenie-example")
     with closing(BgenGenotypes(folder / "example.bgen")) as source, closing(PlinkGenotypes(folder / "example.bed")) as bed:
         assert source.paths == (folder / "example.bgen", folder / "example.bgen.bgi")
@@ -197,6 +198,10 @@ def test_regenie_example_is_the_same_in_bgen_and_bed(real_data: Callable[[str], 
             assert source.variants[column].to_list() == bed.variants[column].to_list()
         same = (source.variants["effect_allele"] == bed.variants["effect_allele"]).to_numpy()[:, None]
         np.testing.assert_array_equal(ours, np.where(theirs < 0, -1, np.where(same, theirs, 2 - theirs) * np.int32(255)))
+    with closing(PgenGenotypes(folder / "example.pgen")) as pgen:
+        assert pgen.variants["variant_id"].to_list() == bed.variants["variant_id"].to_list()
+        same = (pgen.variants["effect_allele"] == bed.variants["effect_allele"]).to_numpy()[:, None]
+        np.testing.assert_array_equal(pgen.read(np.arange(1000)).counts, np.where(same | (theirs < 0), theirs, 2 - theirs))
 
 
 def test_an_index_tells_what_the_walk_tells(real_data: Callable[[str], Path], tmp_path: Path) -> None:

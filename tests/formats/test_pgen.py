@@ -180,6 +180,14 @@ def test_a_pvar_and_psam_without_header(program: Callable[[str], str], tmp_path:
         PgenGenotypes(path)
 
 
+def test_the_imputation_quality_of_a_pvar(program: Callable[[str], str], tmp_path: Path) -> None:
+    path = dummy(program("plink2"), tmp_path, n_samples=2, n_variants=3)
+    header = '##INFO=<ID=R2,Number=1,Type=Float,Description="quality">\n#CHROM\tPOS\tID\tREF\tALT\tINFO\n'
+    path.with_suffix(".pvar").write_text(header + "1\t1\ta\tA\tG\tER2=0.1;R2=0.75\n1\t2\tb\tA\tG\t.\n1\t3\tc\tA\tG\tR2=1\n")
+    with closing(PgenGenotypes(path)) as source:
+        assert source.variants["info"].to_list() == [0.75, None, 1.0]
+
+
 def test_a_cut_off_pvar_zst(program: Callable[[str], str], tmp_path: Path) -> None:
     run(program("plink2"), "--dummy", 5, 3000, "--make-pgen", "vzs", "--out", tmp_path / "z")
     path = tmp_path / "z.pvar.zst"
