@@ -266,13 +266,12 @@ def _tables(
     shares: dict[str, Estimate] = {}
     for arm in sides:
         rows, found = pictures_of(seen, arm.phenotyped), features[arm.name]
+        axes = principal_axes(found, seen.person[rows], arm.phenotyped, dimensions=config.dimensions)
         people = person_means(found, seen.person[rows], len(seen.people))
-        axes = principal_axes(people[arm.phenotyped], config.dimensions)
         names = [f"{arm.prefix}dim{j + 1:02d}" for j in range(config.dimensions)]
         values = np.full((images.height, config.dimensions), np.nan)
-        for start in range(0, len(rows), _BLOCK):
-            values[rows[start : start + _BLOCK]] = (found[start : start + _BLOCK] - axes.mean) @ axes.loadings
-        columns |= dict(zip(names, ((people - axes.mean) @ axes.loadings).T, strict=True))
+        values[rows] = axes.of(found)
+        columns |= dict(zip(names, axes.of(people).T, strict=True))
         shares |= dict(zip(names, variance_shares(people[arm.phenotyped], axes, seed=config.seed), strict=True))
         pictures.append(values)
     judged = quality(
