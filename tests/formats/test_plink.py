@@ -132,6 +132,16 @@ def test_a_bed_of_another_size(tmp_path: Path, size: int) -> None:
     assert ("9 bytes: 3 + 3 variants × 2 bytes for 5 people" if size > 2 else "6c 1b 01") in str(error.value)
 
 
+def test_a_bed_that_shrinks_under_the_reader(tmp_path: Path) -> None:
+    path = small(tmp_path)
+    source = PlinkGenotypes(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FormatError, match="became shorter") as error:
+        source.read(np.arange(3))
+    assert str(path) in str(error.value)
+    source.close()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
