@@ -18,7 +18,7 @@ from typing import Any
 import clinome
 from clinome.core.files import write_json
 
-_LIBRARIES = ("numpy", "scipy", "polars", "torch", "bed-reader", "Pgenlib", "cbgen", "cyvcf2", "msprime", "pillow", "plotly")
+_LIBRARIES = ("numpy", "scipy", "polars", "torch", "Pgenlib", "cyvcf2", "zstandard", "msprime", "pillow", "plotly")
 _WHOLE = 64 << 20  # files up to 64 MiB are hashed whole
 
 
