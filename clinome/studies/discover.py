@@ -217,7 +217,12 @@ def _loci(
         shown = found.loci.sort("neg_log_10_p_value", descending=True).head(study.loci.pictures).sort("locus")
         owners = pl.read_parquet(out / "phenotypes" / "owners.parquet")["participant_id"].to_list()
         pixels = np.load(out / "phenotypes" / "pictures.npy", mmap_mode="r")
-        average_pictures(shown, genotypes, _source_rows(results, shown), pixels=pixels, owners=owners, people=people, out=folder)
+        order = genotypes.samples[people].select("participant_id")
+        basis = np.zeros((len(people), 0))
+        if analysed.covariates is not None:
+            basis = order.join(analysed.covariates, on="participant_id", maintain_order="left").drop("participant_id").to_numpy()
+        rows = _source_rows(results, shown)
+        average_pictures(shown, genotypes, rows, pixels=pixels, owners=owners, people=people, covariates=basis, out=folder)
     if study.truth is not None:
         compared = _compared(study, found.loci)
         with replacing(folder / "truth.parquet") as temporary:

@@ -13,6 +13,7 @@ from clinome.core.progress import track
 from clinome.core.schema import GENOTYPE_PICTURES, check
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.picture import write_picture
+from clinome.stats.linear import prepare
 
 _CHUNK = 512  # pictures held as floats at a time
 _STRETCH = 100.0  # grey levels that the largest difference is stretched to
@@ -26,12 +27,14 @@ def average_pictures(
     pixels: NDArray[np.uint8],
     owners: list[str],
     people: NDArray[np.int64],
+    covariates: NDArray[np.float64],
     out: Path,
 ) -> pl.DataFrame:
     """Average the pictures of each genotype at each lead and write them as PNG; return GENOTYPE_PICTURES.
 
-    Every person weighs the same however many pictures they have. The difference of the two homozygotes is drawn around
-    mid-grey, stretched so that its largest value is 100 grey levels.
+    Every person weighs the same however many pictures they have. The difference of the two homozygotes is twice the
+    regression coefficient of each pixel on the copies, with ``covariates`` projected out (so that cameras and strata that go
+    with a genotype do not show), drawn around mid-grey and stretched so that its largest value is 100 grey levels.
 
     Parameters
     ----------
@@ -41,34 +44,38 @@ def average_pictures(
         All decoded pictures, shape (n_pictures, height, width, 3), uint8 (mapped from disk); ``owners`` names the person in
         each.
     people
-        Rows of ``genotypes.samples`` who were analysed.
+        Rows of ``genotypes.samples`` who were analysed; ``covariates`` (n_people, n_columns) are theirs.
     """
     ids = genotypes.samples["participant_id"].gather(people).to_list()
     column = {person: i for i, person in enumerate(ids)}
     of = np.array([column.get(owner, -1) for owner in owners])
     per_person = np.bincount(of[of >= 0], minlength=len(ids))
+    seen = per_person > 0
     weights, members = [], []
     for row in variant_rows:
         block = genotypes.read(np.array([row]), people)
-        copies = np.where(block.counts[0] < 0, -1, np.rint(block.counts[0] / block.scale)).astype(np.int64)
+        copies = np.where(block.counts[0] < 0, np.nan, block.counts[0] / block.scale)
         for k in range(3):
-            chosen = (copies == k) & (per_person > 0)
+            chosen = seen & (np.rint(copies) == k)
             members.append(int(chosen.sum()))
-            share = np.where(chosen, 1.0 / np.maximum(per_person, 1), 0.0)[np.maximum(of, 0)]
-            weights.append(np.where(of >= 0, share, 0.0) / max(members[-1], 1))
-    means = _weighted_means(np.array(weights), pixels)
+            weights.append(chosen / max(members[-1], 1))
+        (group,) = prepare(np.where(seen, copies, np.nan)[:, None], covariates)
+        weights.append(2 * group.residuals[:, 0] / max(float(group.sum_of_squares[0]), 1e-9))
+    share = np.where(of >= 0, 1.0 / np.maximum(per_person, 1)[np.maximum(of, 0)], 0.0)
+    means = _weighted_means(np.array(weights)[:, np.maximum(of, 0)] * share, pixels)
     rows = []
     for i, locus in enumerate(loci.iter_rows(named=True)):
         effect, other = locus["effect_allele"], locus["other_allele"]
         named = {0: f"{other}/{other}", 1: f"{effect}/{other}", 2: f"{effect}/{effect}"}
         for k in range(3):
             if members[3 * i + k]:
-                rows.append(_save(out, locus, "mean", named[k], k, members[3 * i + k], means[3 * i + k]))
+                rows.append(_save(out, locus, "mean", named[k], k, members[3 * i + k], means[4 * i + k]))
         if members[3 * i] and members[3 * i + 2]:
-            difference = means[3 * i + 2] - means[3 * i]
+            difference = means[4 * i + 3]
             stretched = 128 + difference * (_STRETCH / max(float(np.abs(difference).max()), 1e-9))
             rows.append(_save(out, locus, "difference", "", None, members[3 * i] + members[3 * i + 2], stretched))
-    table = check(pl.DataFrame(rows, schema={c.name: c.dtype for c in GENOTYPE_PICTURES.columns}), GENOTYPE_PICTURES)
+    schema = {c.name: c.dtype for c in GENOTYPE_PICTURES.columns}
+    table = check(pl.DataFrame(rows, schema=schema, orient="row"), GENOTYPE_PICTURES)
     with replacing(out / "genotype_pictures.parquet") as temporary:
         table.write_parquet(temporary)
     return table
