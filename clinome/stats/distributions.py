@@ -2,7 +2,7 @@
 
 >>> import numpy as np
 >>> [float(round(v, 3)) for v in neg_log10_t(np.array([1.96, 60.0]), 5000.0)]
-[1.301, 514.965]
+[1.301, 590.58]
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ def r_squared(counts: NDArray[np.integer], lead: NDArray[np.integer]) -> NDArray
     A missing count (negative) takes the variant's mean; a variant without variation has r² 0.
 
     >>> import numpy as np
-    >>> r_squared(np.array([[0, 1, 2, 1], [2, 1, 0, 1], [1, 1, 1, 1]]), np.array([0, 1, 2, 1])).tolist()
+    >>> r_squared(np.array([[0, 1, 2, 1], [2, 1, 0, 1], [1, 1, 1, 1]]), np.array([0, 1, 2, 1])).round(9).tolist()
     [1.0, 1.0, 0.0]
     """
     x, y = _standardised(counts), _standardised(lead[None, :])[0]

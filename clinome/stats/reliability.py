@@ -90,7 +90,7 @@ def _icc_of_sums(sums: NDArray[np.float64], n: int, k: int, form: Form) -> NDArr
     denominator = bms + (k - 1) * noise + shift if single else bms + shift / k
     scale = squares + n * k * grand**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(denominator > 1e-12 * np.maximum(scale, 1e-300), numerator / denominator, np.nan)
+        return np.where(np.abs(denominator) > 1e-12 * np.maximum(scale, 1e-300), numerator / denominator, np.nan)
 
 
 def resampled_sums(per_person: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
