@@ -22,7 +22,9 @@ def simulate(
 ) -> None:
     """Write a biobank with known truth: genotypes, covariates, fundus photographs, and the truth beside.
 
-    Example:  clinome simulate --participants 200 --variants 2000 --seed 1 --out biobank
+    Example:
+
+        clinome simulate --participants 200 --variants 2000 --seed 1 --out biobank
     """
     if mice is not None:
         from clinome.simulate.mice import write_mouse_pictures

@@ -2,7 +2,7 @@
 
 A latent is a sum of standardised parts whose shares of variance add up to one: planted loci, a polygenic background, a curved
 effect of age, sex, their interaction, deme, blood pressure (both ends), smoking, and the environment. Eyes and visits differ a
-little from the person's latent, so that left and right, and first and second visit, correlate at about 0.84 and 0.95.
+little from the person's latent, so that left and right, and first and second visit, correlate at about 0.86 and 0.96.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _AGE: dict[str, Callable[[Values], Values]] = {
 }
 #                    age   sex   age×sex deme  pressure smoking polygenic background
 _SHARES = {
-    "disc_size": (0.02, 0.02, 0.01, 0.03, 0.00, 0.00, 0.10),
+    "disc_size": (0.02, 0.02, 0.01, 0.02, 0.00, 0.00, 0.10),
     "cup_ratio": (0.10, 0.01, 0.03, 0.01, 0.01, 0.00, 0.10),
-    "pigmentation": (0.05, 0.02, 0.01, 0.10, 0.00, 0.01, 0.10),
+    "pigmentation": (0.05, 0.02, 0.01, 0.06, 0.00, 0.01, 0.10),
     "vessel_calibre": (0.10, 0.02, 0.02, 0.01, 0.06, 0.02, 0.10),
     "tortuosity": (0.10, 0.01, 0.02, 0.01, 0.06, 0.01, 0.10),
     "branching": (0.08, 0.01, 0.01, 0.01, 0.02, 0.00, 0.10),
 }
 _DEME = {"A": 0.0, "B": 0.6, "C": 1.5}
-_OF_EYE, _OF_VISIT = 0.38, 0.22  # standard deviations around the person's latent
+_OF_EYE, _OF_VISIT = 0.33, 0.22  # standard deviations around the person's latent
 _ALIKE = 0.5  # share of the vessel tree's and choroid's individuality that both eyes have in common
 _HOME_SCANNER = 0.6  # share of the pictures taken with the centre's own camera
 
@@ -124,8 +124,8 @@ def photographed(latents: Values, centre: NDArray[np.int64], generator: np.rando
 
     return Eyes(
         left=np.tile([True, True, False, False], n),
-        disc_radius=_single(0.14 * np.exp(0.13 * disc)),
-        cup_ratio=_single(np.clip(0.45 + 0.10 * cup, 0.10, 0.88)),
+        disc_radius=_single(0.148 * np.exp(0.13 * disc)),
+        cup_ratio=_single(np.clip(0.45 + 0.14 * cup, 0.05, 0.92)),
         pigmentation=_single(1 / (1 + np.exp(-1.1 * pigment))),
         calibre=_single(np.exp(0.15 * calibre)),
         tortuosity=_single(0.28 * np.exp(0.4 * tortuosity)),

@@ -257,8 +257,8 @@ def _colours(eyes: Eyes, n: int) -> Array:
     one = np.ones((n, 1))
     rows = (
         light + (dark - light) * pigment,  # bare retina
-        one * np.log([0.95, 0.62, 0.36]),  # disc
-        one * np.array([0.05, 0.40, 0.70]),  # cup
+        one * np.log([0.94, 0.60, 0.34]),  # disc
+        one * np.array([0.06, 0.44, 0.78]),  # cup
         -(0.25 + 0.5 * pigment) * np.array([0.35, 0.30, 0.20]),  # pigmented rim of the disc
         -(0.62 + 0.5 * pigment) * np.array([0.42, 0.50, 0.35]),  # macula
         one * np.array([-0.10, -0.16, -0.10]),  # fovea

@@ -1,9 +1,10 @@
 """Where the heritable part of the anatomy sits: ten planted loci, a thin polygenic background, and a toy gene table.
 
-Nine loci count in "planted loci found": three each on disc size, cup ratio and pigmentation, at 3.0, 3.75 and 4.5 % of the latent's
-variance. In 3,000 people the smallest has a noncentrality of 90 for the latent itself, 45 for a trait that reads half of its
-variance: power above 0.9 at 5e-8 over a hundred traits. The tenth, 4 % of vessel calibre, does not count: vessels are about
-one pixel wide at the demo's resolution, and how much of their width an encoder reads there is a matter of the encoder.
+Nine loci count in "planted loci found": three each on disc size, cup ratio and pigmentation, at 3.5, 4.0 and 4.5 % of the
+latent's variance. In 3,000 people the smallest has a noncentrality of 105 for the latent itself and 70 for traits that together
+read two thirds of its variance: power about 0.9 at 5e-8 for a test of sixteen traits at once. The tenth, 4.5 % of vessel calibre,
+does not count: vessels are about one pixel wide at the demo's resolution, and how much of their width is read there is up to the
+encoder.
 
 The background is 10 % of each latent's variance over up to 3,000 variants, 0.003 % each: it lifts λ a little, as polygenic traits
 do, and no single variant of it can be found in a cohort of this size.
@@ -23,7 +24,7 @@ from clinome.core.schema import TRUE_LOCI
 from clinome.simulate.anatomy import LATENTS, Values
 from clinome.simulate.genotypes import chromosome_length
 
-PLANTED = (*((latent, share) for latent in LATENTS[:3] for share in (0.030, 0.0375, 0.045)), ("vessel_calibre", 0.040))
+PLANTED = (*((latent, share) for latent in LATENTS[:3] for share in (0.035, 0.040, 0.045)), ("vessel_calibre", 0.045))
 COUNTED = frozenset(LATENTS[:3])
 _APART = 5_000_000
 _N_BACKGROUND = 3_000

@@ -122,7 +122,9 @@ def _mains(normals: Array, calibre: Array, tortuosity: Array) -> Lines:
     start_y = np.broadcast_to(np.float32(DISC[1]) + 0.01 * away[None, :], size.shape)
     kind = vein.astype(np.intp)
     at_disc = np.array(_RADIUS, np.float32)[kind] * radius * np.exp(0.08 * normals[..., 4]) * calibre[:, None]
-    widths = at_disc[..., None] * (1 - 0.25 * s)
+    # Over the disc the vessels rise out of the cup and are seen only in part.
+    risen = 0.45 + 0.55 * np.minimum(s * size[..., None] / np.float32(0.13), 1)
+    widths = at_disc[..., None] * (1 - 0.25 * s) * risen
     return _integrate(start_x, start_y, heading, widths, size, kind, np.ones_like(size))
 
 
