@@ -17,17 +17,21 @@ References: Frisch & Waugh 1933, doi:10.2307/1907330; Lovell 1963, doi:10.1080/0
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinome.stats.exact import FixedPoint, fixed_point
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 Floats = NDArray[np.float64]
 Statistic = Literal["t", "score"]
 Missing = Literal["mean", "drop"]
-COLLINEAR = 1e-6  # a count whose variance beyond the covariates is below this share of its sum of squares has no beta
+COLLINEAR = 1e-6  # a count of whose variance the covariates leave less than this share has no beta
+_PRODUCTS = 16_000_000  # people × columns of products held at once where people are left out variant by variant
 
 
 class Group(NamedTuple):
@@ -87,7 +91,8 @@ def orthonormal(columns: Floats, mask: NDArray[np.bool_]) -> Floats:
 def prepare(outcomes: Floats, covariates: Floats, own: Floats | None = None) -> list[Group]:
     """Group the columns of ``outcomes`` (N, P; NaN is missing) by who is missing and project ``covariates`` (N, C) out.
 
-    ``own`` (N, P) holds one more covariate for each outcome; where it is NaN the outcome counts as missing. Every outcome is treated by itself: its residuals depend on its own people and values alone, whatever stands beside it.
+    ``own`` (N, P) holds one more covariate for each outcome; where it is NaN the outcome counts as missing. Every outcome is
+    treated by itself: its residuals depend on its own people and values alone, whatever stands beside it.
     An outcome that is constant, or has no more people than covariates, ends in a group with zero ``sum_of_squares``.
     """
     present = np.isfinite(outcomes) if own is None else np.isfinite(outcomes) & np.isfinite(own)
@@ -159,6 +164,8 @@ def scan(
     ``missing="mean"`` puts the mean of the group's observed people in place of a missing count (as REGENIE does);
     ``"drop"`` leaves the person out of that variant's regression (as PLINK 2 does). Both are exact.
     """
+    from scipy.sparse import csr_array
+
     gaps = counts < 0
     some = np.flatnonzero(gaps.any(axis=1))
     observed = np.where(gaps, 0, counts).astype(np.float64)
@@ -166,6 +173,7 @@ def scan(
     squares = (observed * observed) @ prepared.masks
     lost = gaps[some].astype(np.float64)
     lost_products = lost @ prepared.columns.integers
+    sparse = csr_array(lost) if missing == "drop" else None
     results = []
     for i, (group, start) in enumerate(zip(prepared.groups, prepared.starts, strict=True)):
         stop = start + 1 + group.basis.shape[1] + len(group.outcomes)
@@ -185,9 +193,9 @@ def scan(
             result = _with_means(sums, group, prepared.scale, statistic)
         else:
             result = _with_means(sums, group, prepared.scale, statistic)
-            rows = some[lost_products[:, start] > 0]
-            if len(rows):
-                _without_missing(result, rows, gaps[rows], sums, group, prepared.scale, statistic)
+            touched = lost_products[:, start] > 0
+            if sparse is not None and touched.any():
+                _without_missing(result, some[touched], sparse[touched], sums, group, prepared.scale, statistic)
         results.append(result)
     return results
 
@@ -223,7 +231,7 @@ def _reason(sums: _Sums, observed: Floats, gg: Floats, residual_df: Floats) -> N
     centred = sums.squares - _ratio(sums.total * sums.total, observed)
     constant |= centred <= 1e-12 * sums.squares
     reason = np.zeros(len(gg), dtype=np.int8)
-    reason[gg <= COLLINEAR * sums.squares] = 2
+    reason[gg <= COLLINEAR * centred] = 2
     reason[constant] = 1
     reason[residual_df < 2] = 3
     return reason
@@ -244,52 +252,71 @@ def _with_means(sums: _Sums, group: Group, scale: int, statistic: Statistic) -> 
 
 
 def _without_missing(
-    result: Scan, rows: NDArray[np.int64], gaps: NDArray[np.bool_], sums: _Sums, group: Group, scale: int, statistic: Statistic
+    result: Scan, rows: NDArray[np.int64], gaps: csr_array, sums: _Sums, group: Group, scale: int, statistic: Statistic
 ) -> None:
     """Replace ``rows`` of ``result`` by the exact regressions on the people observed at each variant.
 
-    Over the observed people O = group − S the basis is no longer orthonormal: Q_O'Q_O = I − Q_S'Q_S, Q_O'ỹ_O = −Q_S'ỹ_S.
-    The sums over S are sparse; a Cholesky factor of Q_O'Q_O, by elementwise steps over the block, restores the projection.
+    ``gaps`` (n_rows, N) is 1 where a count is missing. Over the observed people O = group − S the basis is no longer
+    orthonormal: Q_O'Q_O = I − Q_S'Q_S, Q_O'ỹ_O = −Q_S'ỹ_S. The sums over S are sparse (people outside the group have zeros);
+    a Cholesky factor of Q_O'Q_O, by elementwise steps over the block, restores the projection.
     """
-    from scipy.sparse import csr_array
-
-    n_outcomes = len(group.outcomes)
     q = np.hstack([np.where(group.mask, 1 / np.sqrt(group.n), 0.0)[:, None], group.basis])
     pairs = [(j, k) for j in range(group.rank) for k in range(j + 1)]
-    products = [q[:, j] * q[:, k] for j, k in pairs]
-    products += [q[:, j] * group.residuals[:, p] for j in range(group.rank) for p in range(n_outcomes)]
-    products += [group.residuals[:, p] ** 2 for p in range(n_outcomes)]
-    fixed = fixed_point(np.stack(products, axis=1), largest_count=1)
-    left_out = csr_array((gaps & group.mask).astype(np.float64)) @ fixed.integers * fixed.unit
-    gram = {pair: float(pair[0] == pair[1]) - left_out[:, i] for i, pair in enumerate(pairs)}
-    cross = -left_out[:, len(pairs) : len(pairs) + group.rank * n_outcomes].reshape(len(rows), group.rank, n_outcomes)
-    yy = group.sum_of_squares - left_out[:, len(pairs) + group.rank * n_outcomes :]
-    qg = np.hstack([sums.total[rows, None] / np.sqrt(group.n), sums.basis[rows]])
-
+    lost = _summed(gaps, np.stack([q[:, j] * q[:, k] for j, k in pairs], axis=1))
+    gram = {pair: float(pair[0] == pair[1]) - lost[:, i] for i, pair in enumerate(pairs)}
     factor, singular = _cholesky(gram, group.rank)
-    observed = group.n - sums.missing[rows]
-    gg, gy = sums.squares[rows].copy(), sums.outcome[rows].copy()
-    solved_g: list[Floats] = []
-    solved_y: list[Floats] = []
-    for j in range(group.rank):
-        u, w = qg[:, j], cross[:, j, :]
-        for k in range(j):
-            u = u - factor[j, k] * solved_g[k]
-            w = w - factor[j, k][:, None] * solved_y[k]
-        u, w = u / factor[j, j], w / factor[j, j][:, None]
-        solved_g.append(u)
-        solved_y.append(w)
-        gg = gg - u * u
-        gy = gy - u[:, None] * w
-        yy = yy - w * w
-    df = observed - group.rank
     sums = _Sums(*(a[rows] for a in sums))
+    qg = np.hstack([sums.total[:, None] / np.sqrt(group.n), sums.basis])
+    solved: list[Floats] = []
+    gg = sums.squares
+    for j in range(group.rank):
+        u = qg[:, j]
+        for k in range(j):
+            u = u - factor[j, k] * solved[k]
+        solved.append(u / factor[j, j])
+        gg = gg - solved[j] * solved[j]
+    observed = group.n - sums.missing
+    df = observed - group.rank
     reason = np.where(singular & (df >= 2), np.int8(2), _reason(sums, observed, gg, df))
-    gg = np.where(reason == 0, gg, np.nan)
-    yy = np.where(yy > 1e-9 * group.sum_of_squares, yy, np.nan)
-    beta, error = _estimate(gg[:, None], gy, yy, df[:, None], statistic, scale)
-    result.beta[rows], result.standard_error[rows] = beta, error
+    gg = np.where(reason == 0, gg, np.nan)[:, None]
     result.n[rows], result.reason[rows] = observed.astype(np.int64), reason
+    size = max(1, _PRODUCTS // (len(q) * (group.rank + 1)))
+    for start in range(0, len(group.outcomes), size):
+        some = slice(start, start + size)
+        gy, yy = _outcomes_without_missing(gaps, group, q, factor, solved, sums.outcome[:, some], some)
+        beta, error = _estimate(gg, gy, yy, df[:, None], statistic, scale)
+        result.beta[rows, some], result.standard_error[rows, some] = beta, error
+
+
+def _outcomes_without_missing(
+    gaps: csr_array,
+    group: Group,
+    q: Floats,
+    factor: dict[tuple[int, int], Floats],
+    solved: list[Floats],
+    gy: Floats,
+    some: slice,
+) -> tuple[Floats, Floats]:
+    """Return g̃'ỹ and ỹ'ỹ (n_rows, n_some) of ``some`` outcomes over the people observed; NaN where nothing is left of ỹ."""
+    residuals, whole = group.residuals[:, some], group.sum_of_squares[some]
+    columns = [q[:, [j]] * residuals for j in range(group.rank)]
+    lost = np.split(_summed(gaps, np.hstack([*columns, residuals**2])), group.rank + 1, axis=1)
+    yy = whole - lost[-1]
+    steps: list[Floats] = []
+    for j in range(group.rank):
+        w = -lost[j]
+        for k in range(j):
+            w = w - factor[j, k][:, None] * steps[k]
+        steps.append(w / factor[j, j][:, None])
+        gy = gy - solved[j][:, None] * steps[j]
+        yy = yy - steps[j] * steps[j]
+    return gy, np.where(yy > 1e-9 * whole, yy, np.nan)
+
+
+def _summed(gaps: csr_array, columns: Floats) -> Floats:
+    """Sum ``columns`` (N, C) over the people of each row of ``gaps`` (n_rows, N), exactly."""
+    fixed = fixed_point(columns, largest_count=1)
+    return np.asarray(gaps @ fixed.integers * fixed.unit)
 
 
 def _cholesky(gram: dict[tuple[int, int], Floats], size: int) -> tuple[dict[tuple[int, int], Floats], NDArray[np.bool_]]:
