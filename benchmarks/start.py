@@ -1,6 +1,6 @@
 """What `import clinome` and `clinome --help` cost over a bare interpreter (bars: 150 ms and 800 ms).
 
-    .venv/bin/python benchmarks/start.py
+.venv/bin/python benchmarks/start.py
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import pkgutil
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -28,16 +31,31 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _shared(
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on the terminal.")] = False,
     _show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    from clinome.core.progress import show
+    pass
 
-    show(not quiet)
+
+def _with_quiet(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option ``--quiet``: progress is shown on a terminal unless it is there."""
+
+    @functools.wraps(command)
+    def watched(*, quiet: bool = False, **given: Any) -> None:
+        from clinome.core.progress import show
+
+        show(not quiet)
+        command(**given)
+
+    option = Annotated[bool, typer.Option("--quiet", help="No progress on the terminal.")]
+    added = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+    own = inspect.signature(command, eval_str=True)
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.parameters.values()]
+    watched.__signature__ = own.replace(parameters=[*parameters, added])  # type: ignore[attr-defined]
+    watched.__annotations__ = {p.name: p.annotation for p in (*parameters, added)}
+    return watched
 
 
 for _found in pkgutil.iter_modules(__path__):
-    if _found.name.startswith("_"):
-        continue
-    _command = getattr(importlib.import_module(f"{__name__}.{_found.name}"), _found.name)
-    app.command(name=_found.name)(_command)
+    if not _found.name.startswith("_"):
+        _command = getattr(importlib.import_module(f"{__name__}.{_found.name}"), _found.name)
+        app.command(name=_found.name)(_with_quiet(_command))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class Layout(str, Enum):
+class Layout(StrEnum):
     """Text layouts of summary statistics."""
 
     gwas_ssf = "gwas-ssf"
@@ -17,14 +17,14 @@ class Layout(str, Enum):
     plink2 = "plink2"
 
 
-class Missing(str, Enum):
+class Missing(StrEnum):
     """What stands in for a missing genotype."""
 
     mean = "mean"
     drop = "drop"
 
 
-class Statistic(str, Enum):
+class Statistic(StrEnum):
     """How a test is made."""
 
     t = "t"
@@ -38,7 +38,9 @@ def gwas(
     covariates: Annotated[Path | None, typer.Option(help="Table of covariates; text columns are categorical.")] = None,
     traits: Annotated[str | None, typer.Option(help="Traits to analyse, separated by commas; all by default.")] = None,
     export: Annotated[Layout | None, typer.Option(help="Also write text, one file a trait.")] = None,
-    missing_genotypes: Annotated[Missing, typer.Option(help="The mean (as REGENIE), or drop per variant (as PLINK 2).")] = Missing.mean,
+    missing_genotypes: Annotated[
+        Missing, typer.Option(help="The mean (as REGENIE), or drop per variant (as PLINK 2).")
+    ] = Missing.mean,
     statistic: Annotated[Statistic, typer.Option(help="Student's t, or the score test (as REGENIE).")] = Statistic.t,
     omnibus: Annotated[
         bool, typer.Option(help="Also test all traits together (Wilks), whatever the rotation of their axes.")

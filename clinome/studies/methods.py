@@ -28,8 +28,8 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
         how = (
             "plain pixels and colour statistics, without training"
             if e.encoder == "pixels"
-            else f"a convolutional encoder trained for {e.epochs} epochs with both eyes and all visits of a person as positives (NT-Xent, "
-            f"temperature {e.temperature:g}; Chen et al. 2020)"
+            else f"a convolutional encoder trained for {e.epochs} epochs with both eyes and all visits of a person as positives "
+            f"(NT-Xent, temperature {e.temperature:g}; Chen et al. 2020)"
         )
         who = {
             ("contrastive", "outside"): f" on {e.outside_fraction:.0%} of the families, who are left out of the association",
@@ -37,8 +37,9 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
             "traits of two folds are never pooled, their tests are combined",
         }.get((e.encoder, e.training), "")
         said.append(
-            f"Pictures (central square scaled to {e.size} pixels{', left eyes mirrored' if e.mirror else ''}) were turned into features by {how}{who}. "
-            f"Features were averaged over the pictures of a person and reduced to {e.dimensions} principal axes."
+            f"Pictures (central square scaled to {e.size} pixels{', left eyes mirrored' if e.mirror else ''}) were turned into "
+            f"features by {how}{who}. Features were averaged over the pictures of a person and reduced to {e.dimensions} "
+            "principal axes."
         )
     if study.cohort.kinship is not None:
         said.append(f"Of people with a KING-robust kinship of {study.cohort.kinship:g} or more, one was kept.")
@@ -46,17 +47,18 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
     said.append(f"Covariates: {covariates}; an intercept is always included.")
     if study.cohort.principal_components:
         said.append(
-            f"{study.cohort.principal_components} genetic principal components came from LD-pruned autosomal variants outside long-range LD regions "
-            "where the genome build is known."
+            f"{study.cohort.principal_components} genetic principal components came from LD-pruned autosomal variants, outside "
+            "long-range LD regions where the genome build is known."
         )
     if study.phenotypes.adjust == "deepnull":
         said.append(
-            "An out-of-fold prediction of each trait from the covariates by neural networks joined its covariates (DeepNull; McCaw et al. 2022); "
-            "the omnibus took the predictions of all its traits."
+            "An out-of-fold prediction of each trait from the covariates by neural networks joined its covariates "
+            "(DeepNull; McCaw et al. 2022); the omnibus took the predictions of all its traits."
         )
     if study.phenotypes.transform == "rank-normal":
         said.append(
-            "Each trait's residuals on its covariates were rank-inverse-normal transformed (Blom) before its test; the omnibus took the untransformed traits."
+            "Each trait's residuals on its covariates were rank-inverse-normal transformed (Blom) before its test; "
+            "the omnibus took the untransformed traits."
         )
     missing = {
         "mean": "missing genotypes took the variant's mean in the people analysed",
@@ -74,7 +76,8 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
     c = study.loci.clumping
     two = " and for the omnibus being a second kind of test" if limits.omnibus is not None else ""
     said.append(
-        f"Study-wide significance is {c.alpha:g}, corrected for {analysed.effective_tests:.1f} effective traits (Li & Ji 2005){two}. "
-        f"Loci: LD clumping (r² ≥ {c.r2:g} within {c.radius / 1000:,.0f} kb), windows within {c.merge / 1000:,.0f} kb merged."
+        f"Study-wide significance is {c.alpha:g}, corrected for {analysed.effective_tests:.1f} effective traits "
+        f"(Li & Ji 2005){two}. Loci: LD clumping (r² ≥ {c.r2:g} within {c.radius / 1000:,.0f} kb), "
+        f"windows within {c.merge / 1000:,.0f} kb merged."
     )
     return said

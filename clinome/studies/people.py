@@ -17,7 +17,6 @@ from clinome.cohort.linkage import link
 from clinome.cohort.pruning import independent_variants
 from clinome.cohort.relatedness import related_pairs
 from clinome.cohort.splits import families
-from clinome.core.errors import CohortError
 from clinome.core.files import replacing, write_json
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.table import LoadedTable, read_id_list, read_table
@@ -25,6 +24,7 @@ from clinome.studies.study_file import CovariateTable, Study
 
 _LARGEST_FAMILY = 50  # a PLINK family id that more people share is a batch or a population, not a family
 _KINSHIP_VARIANTS = 30_000  # enough for second-degree relatives; time grows with people² × variants
+_FEWEST_VARIANTS = 2_000  # kinship from M variants has a standard deviation of about 1/√(2M): 0.016, far below second degree
 
 
 class People(NamedTuple):
@@ -75,14 +75,16 @@ def gather(study: Study, genotypes: Genotypes, trait_ids: list[str], covariates:
     family, said = _families(genotypes, flow.ids)
     pairs = pl.DataFrame(schema={"participant_id_1": pl.String, "participant_id_2": pl.String, "kinship": pl.Float64})
     if study.cohort.kinship is not None:
-        pairs = related_pairs(
-            genotypes,
-            cutoff=study.cohort.kinship,
-            variants=_thinned(genotypes),
-            samples=rows_of(genotypes, flow.ids),
-        )
-        linked = zip(pairs["participant_id_1"], pairs["participant_id_2"], strict=True)
-        family = dict(zip(flow.ids, families(list(flow.ids), [family[p] for p in flow.ids], linked), strict=True))
+        rows = _thinned(genotypes)
+        if len(rows) < _FEWEST_VARIANTS:
+            said.append(
+                f"relatives were not looked for: only {len(rows):,} independent common variants, at least {_FEWEST_VARIANTS:,} "
+                "are needed to tell relatives from chance; families are those of the family ids"
+            )
+        else:
+            pairs = related_pairs(genotypes, cutoff=study.cohort.kinship, variants=rows, samples=rows_of(genotypes, flow.ids))
+            linked = zip(pairs["participant_id_1"], pairs["participant_id_2"], strict=True)
+            family = dict(zip(flow.ids, families(list(flow.ids), [family[p] for p in flow.ids], linked), strict=True))
     return People(flow, family, pairs, (*genotypes.notes, *notes, *said))
 
 
@@ -103,9 +105,7 @@ def _families(genotypes: Genotypes, ids: tuple[str, ...]) -> tuple[dict[str, str
 def _thinned(genotypes: Genotypes) -> NDArray[np.int64]:
     """Return evenly spread independent variants for kinship."""
     rows = independent_variants(genotypes, maf=0.05).variants
-    if not len(rows):
-        raise CohortError("no independent common variants are left to find relatives by", do="set cohort.kinship off")
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _KINSHIP_VARIANTS)).astype(np.int64))]
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _KINSHIP_VARIANTS)).astype(np.int64))] if len(rows) else rows
 
 
 def rows_of(genotypes: Genotypes, ids: tuple[str, ...] | list[str]) -> NDArray[np.int64]:

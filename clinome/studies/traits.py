@@ -85,8 +85,8 @@ def analyse(
     binary = [n for j, n in enumerate(names) if set(np.unique(values[np.isfinite(values[:, j]), j])) in ({0.0, 1.0}, {1.0, 2.0})]
     if binary:
         notes.append(
-            f"{len(binary)} traits have two values ({', '.join(binary[:3])}{', …' if len(binary) > 3 else ''}) and are analysed by the "
-            "linear model: betas are risk differences per allele; trust p-values of common variants in balanced traits"
+            f"{len(binary)} traits have two values ({', '.join(binary[:3])}{', …' if len(binary) > 3 else ''}) and are analysed "
+            "by the linear model: betas are risk differences per allele; trust p-values of common variants in balanced traits"
         )
     return Analysed(
         _keyed(order, analysed, names),
