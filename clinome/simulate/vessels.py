@@ -55,7 +55,7 @@ _PER_LINE = 5 + _WAVES  # heading, bend, place, length, order of appearance, pha
 N_GEOMETRY = sum(_N_LINES) * _PER_LINE
 
 _RADIUS = (0.0135, 0.0175)  # of an artery and a vein at the disc, before calibre
-_EXPONENT = 3.0  # Murray
+_SHARE = np.float32(0.32)  # of its parent's cubed radius that a branch takes
 
 
 class Lines(NamedTuple):
@@ -101,10 +101,9 @@ def grow(geometry: Array, *, calibre: Array, tortuosity: Array, branching: Array
     pieces = np.split(geometry, np.cumsum([k * _PER_LINE for k in _N_LINES])[:-1], axis=1)
     normals = [piece.reshape(n, lines, _PER_LINE) for piece, lines in zip(pieces, _N_LINES, strict=True)]
     mains = _mains(normals[0], calibre, tortuosity)
-    branches = _children(mains, normals[1], tortuosity, branching, count=N_BRANCH, points=_POINTS[1], length=(0.22, 0.42))
-    twigs = _children(branches, normals[2], tortuosity, branching, count=N_TWIG, points=_POINTS[2], length=(0.08, 0.17))
-    # Parents are thinned last: children share the radius that the parent has before it divides.
-    return _shed(mains, branches, N_BRANCH), _shed(branches, twigs, N_TWIG), twigs
+    mains, branches = _branch(mains, normals[1], tortuosity, branching, points=_POINTS[1], length=(0.22, 0.42))
+    branches, twigs = _branch(branches, normals[2], tortuosity, branching, points=_POINTS[2], length=(0.08, 0.17))
+    return mains, branches, twigs
 
 
 def _mains(normals: Array, calibre: Array, tortuosity: Array) -> Lines:
@@ -124,17 +123,21 @@ def _mains(normals: Array, calibre: Array, tortuosity: Array) -> Lines:
     at_disc = np.array(_RADIUS, np.float32)[kind] * radius * np.exp(0.08 * normals[..., 4]) * calibre[:, None]
     # Over the disc the vessels rise out of the cup and are seen only in part.
     risen = 0.45 + 0.55 * np.minimum(s * size[..., None] / np.float32(0.13), 1)
-    widths = at_disc[..., None] * (1 - 0.25 * s) * risen
+    widths = at_disc[..., None] * (1 - 0.10 * s) * risen
     return _integrate(start_x, start_y, heading, widths, size, kind, np.ones_like(size))
 
 
-def _children(
-    parents: Lines, normals: Array, tortuosity: Array, branching: Array, *, count: int, points: int, length: tuple[float, float]
-) -> Lines:
-    """Grow ``count`` lines from each parent, on alternating sides; ``length`` is (shortest, longest) in field radii."""
+def _branch(
+    parents: Lines, normals: Array, tortuosity: Array, branching: Array, *, points: int, length: tuple[float, float]
+) -> tuple[Lines, Lines]:
+    """Grow lines from each parent, on alternating sides; ``length`` is (shortest, longest) in field radii.
+
+    Returns the parents, thinned beyond each branch by what has left, and the branches.
+    """
     n, lines, n_points = parents.x.shape
-    normals = normals.reshape(n, lines, count, -1)
-    order = np.arange(count, dtype=np.float32)
+    normals = normals.reshape(n, lines, -1, _PER_LINE)
+    order = np.arange(normals.shape[2], dtype=np.float32)
+    count = len(order)
     place = (0.14 + 0.78 * (order + 0.5) / count) + 0.25 / count * np.clip(normals[..., 2], -1.5, 1.5)
     index = np.clip(np.rint(place * (n_points - 1)), 1, n_points - 2).astype(np.intp)
 
@@ -151,24 +154,20 @@ def _children(
     # A branch appears when the eye's branching passes its own threshold, and grows over a short range: counts change smoothly.
     threshold = 0.5 + 0.5 * np.tanh(0.8 * normals[..., 4])
     present = np.clip((branching[:, None, None] - threshold) / 0.15 + 0.5, 0, 1) * parents.present[..., None]
-    share = np.float32(0.36)  # of the parent's cubed radius
-    radius = at(parents.radius) * share ** np.float32(1 / _EXPONENT)
+    # Murray: cubed radii add up at each branching, so each takes its share of the cube that earlier ones have left.
+    left = 1 - _SHARE * present
+    after = np.cumprod(left, axis=2)
+    radius = at(parents.radius) * (_SHARE * after / left) ** np.float32(1 / 3)
+    beyond = np.arange(n_points) > index[..., None]
+    thinner = np.prod(np.where(beyond, left[..., None], np.float32(1)), axis=2) ** np.float32(1 / 3)
     widths = radius[..., None] * (1 - 0.40 * s)
     grown = _integrate(at(parents.x), at(parents.y), heading, widths, size, np.repeat(parents.vein, count), present)
 
     def flat(values: Array) -> Array:
         return values.reshape(n, lines * count, *values.shape[3:])
 
-    return Lines(flat(grown.x), flat(grown.y), flat(grown.heading), flat(grown.radius), flat(grown.step), grown.vein, flat(present))
-
-
-def _shed(parents: Lines, children: Lines, count: int) -> Lines:
-    """Thin each parent beyond each of its branches, by the share of flow that has left."""
-    n, lines, points = parents.x.shape
-    place = (0.14 + 0.78 * (np.arange(count) + 0.5) / count) * (points - 1)
-    beyond = (np.arange(points)[None, :] > place[:, None]).astype(np.float32)
-    left = 1 - 0.22 * children.present.reshape(n, lines, count)[..., None] * beyond
-    return parents._replace(radius=parents.radius * np.prod(left, axis=2) ** np.float32(1 / _EXPONENT))
+    children = (flat(grown.x), flat(grown.y), flat(grown.heading), flat(grown.radius), flat(grown.step), grown.vein, flat(present))
+    return parents._replace(radius=parents.radius * thinner), Lines(*children)
 
 
 def _sway(normals: Array, tortuosity: Array, distance: Array) -> Array:

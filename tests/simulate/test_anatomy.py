@@ -69,13 +69,21 @@ def test_a_centre_mostly_uses_its_own_camera() -> None:
 
 def test_vessels_obey_murray_and_thin_out() -> None:
     one = np.ones(4, np.float32)
-    mains, branches, twigs = grow(draw_geometry(4, np.random.default_rng(6)), calibre=one, tortuosity=0.3 * one, branching=one)
+    geometry = draw_geometry(4, np.random.default_rng(6))
+    mains, branches, twigs = grow(geometry, calibre=one, tortuosity=0.3 * one, branching=2 * one)
+    bare, _, _ = grow(geometry, calibre=one, tortuosity=0.3 * one, branching=-one)
     assert mains.radius.max() < 0.03
-    assert np.all(mains.radius[..., -1] < mains.radius[..., 12])
     medians = [float(np.median(lines.radius.max(axis=-1))) for lines in (mains, branches, twigs)]
     assert medians[0] > medians[1] > medians[2]
-    bare, _, _ = grow(draw_geometry(4, np.random.default_rng(6)), calibre=one, tortuosity=0.3 * one, branching=0 * one)
-    assert np.all(bare.radius[..., -1] > mains.radius[..., -1]), "what no branch takes away stays in the parent"
+    # At every branching the cubed radii before it are those after it and of the branch together.
+    ratio = (mains.radius / bare.radius) ** 3  # what the branches so far have left of the flow
+    np.testing.assert_allclose(ratio[..., 0], 1)
+    assert np.all(np.diff(ratio, axis=-1) < 1e-6)
+    starts = branches.radius[..., 0].reshape(4, len(mains.vein), -1)
+    for eye, main in ((0, 0), (1, 3), (2, 7), (3, 11)):
+        before = np.flatnonzero(np.diff(ratio[eye, main]) < -1e-4)  # the last point before each branching
+        lost = ratio[eye, main, before] - ratio[eye, main, before + 1]
+        np.testing.assert_allclose((starts[eye, main] / bare.radius[eye, main, before]) ** 3, lost, rtol=0.01)
 
 
 def test_covariates_are_in_range_and_depend_on_each_other(people: pl.DataFrame) -> None:
