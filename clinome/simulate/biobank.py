@@ -153,6 +153,7 @@ def simulate_biobank(
     pieces = plan_pieces(variants, arguments.chromosomes, seed)
     paths = biobank_paths(out)
     if _is_there(paths, arguments):
+        shutil.rmtree(paths.folder / _WORK, ignore_errors=True)  # of a run that was killed at its very end
         return paths
     work = _begin(paths, arguments)
     if processes is None:
@@ -223,6 +224,8 @@ def _begin(paths: Biobank, arguments: Arguments) -> Path:
     work = paths.folder / _WORK
     if (work / "arguments.json").is_file():
         _compare(paths.folder, work / "arguments.json", arguments)
+        for half_written in paths.folder.rglob(".*.partial.*"):
+            half_written.unlink()
         return work
     foreign = [path.name for path in paths[1:-1] if path.exists() and not paths.manifest.exists()]
     if foreign:
