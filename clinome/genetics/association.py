@@ -3,7 +3,7 @@
 A trait's numbers depend on its own people and values alone: not on block size, threads, the order of variants, or on which
 other traits run beside it. Traits coded 0/1 are analysed by the same linear model (a linear probability model): p-values are
 those of a score-like test and hold for common variants and balanced traits; betas are risk differences per allele, not log
-odds ratios.
+odds ratios. Sex chromosomes are analysed as they are coded (PLINK codes a man's one X as two copies): give sex as a covariate.
 
 References: REGENIE's and PLINK 2's treatments of missing genotypes are both offered (Mbatchou et al. 2021,
 doi:10.1038/s41588-021-00870-7; Chang et al. 2015, doi:10.1186/s13742-015-0047-8).
@@ -77,6 +77,7 @@ class _Job(NamedTuple):
     groups: list[Group]
     options: Options
     info: Floats | None
+    autosomal: NDArray[np.bool_]
 
 
 def associate(
@@ -155,11 +156,12 @@ def associate(
         _digest(a) for a in (people, rows, outcomes, basis, *([] if own is None else [own]), *(a for pair in sets for a in pair))
     ]
     run["fingerprint"] = fingerprint(*genotypes.paths, arrays, names, run)
+    groups = prepare(outcomes, basis, own)
+    _refuse_explained(names, groups)
     finished = _start(out, run)
     if finished is not None:
         return finished
 
-    groups = prepare(outcomes, basis, own)
     scale = genotypes.read(rows[:1], people[:1]).scale
     whitened = [whiten(values, np.hstack([basis, extra])) for values, extra in sets]
     info = genotypes.variants["info"].to_numpy() if "info" in genotypes.variants.columns else None
@@ -172,6 +174,7 @@ def associate(
         groups,
         options,
         info,
+        ~genotypes.variants["chromosome"].is_in(["X", "Y", "MT"]).to_numpy(),
     )
     shards = [rows[i : i + options.shard_size] for i in range(0, len(rows), options.shard_size)]
     for number, shard in enumerate(track(shards, "association")):
@@ -267,6 +270,16 @@ def _refuse_unusable(names: Sequence[str], outcomes: Floats, n_covariates: int) 
         )
 
 
+def _refuse_explained(names: list[str], groups: list[Group]) -> None:
+    explained = [names[p] for g in groups for p, left in zip(g.outcomes, g.sum_of_squares, strict=True) if left == 0]
+    if explained:
+        raise TraitError(
+            "a trait is an exact linear combination of the covariates, so nothing of it is left to analyse",
+            got=", ".join(sorted(explained)[:10]),
+            do="leave the trait out, or the covariate that it was made from",
+        )
+
+
 def _start(out: Path, run: dict[str, Any]) -> Results | None:
     """Return the finished results when this very run is already there; clear nothing that another run made."""
     begun, done = out / "begun.json", out / "run.json"
@@ -322,7 +335,8 @@ def _scan_shard(job: _Job, rows: NDArray[np.int64], out: Path, number: int) -> N
 
 def _scan_block(job: _Job, rows: NDArray[np.int64]) -> tuple[Shard, pl.DataFrame]:
     block = job.source.read(rows, job.people)
-    seen = count(block.counts, block.scale, None if job.info is None else job.info[rows], job.options.filters)
+    info = None if job.info is None else job.info[rows]
+    seen = count(block.counts, block.scale, info, job.options.filters, autosomal=job.autosomal[rows])
     kept = np.flatnonzero(seen.failed == "")
     counts: Counts = block.counts if len(kept) == len(rows) else block.counts[kept]
     v = len(kept)
@@ -343,10 +357,10 @@ def _scan_block(job: _Job, rows: NDArray[np.int64]) -> tuple[Shard, pl.DataFrame
     table = pl.DataFrame(
         {"source_row": row_in_source, "effect_allele_frequency": seen.frequency, "missing_share": seen.missing_share}
     )
-    why = np.where(seen.failed == "", "", np.char.add("filter:", seen.failed))
-    reasons = np.array(["", *(REASONS[k] for k in (1, 2, 3))])
-    why[kept] = reasons[np.where(reason == 127, 0, reason)]
-    table = table.with_columns(pl.Series("reason", why.astype(str).tolist()).replace("", None))
+    why = [f"filter:{name}" if name else None for name in seen.failed.tolist()]
+    for at, number_of_reason in zip(kept.tolist(), reason.tolist(), strict=True):
+        why[at] = REASONS.get(number_of_reason)
+    table = table.with_columns(pl.Series("reason", why, dtype=pl.String), pl.col("effect_allele_frequency").fill_nan(None))
     return Shard(rows[kept], beta, error, n, frequency, strength), table
 
 

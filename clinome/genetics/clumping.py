@@ -28,6 +28,7 @@ from clinome.genetics.studywide import GENOME_WIDE
 from clinome.stats.ld import r_squared
 
 Floats = NDArray[np.float64]
+_CELLS = 24_000_000  # people × variants whose LD is taken at once
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ def find_loci(
     found: list[_Locus] = []
     for (_chromosome,), group in hits.group_by("chromosome", maintain_order=True):
         found += _clump_chromosome(group, genotypes, source_rows, people, settings)
-    order = {row: i for i, row in enumerate(table["row"].to_list())}
-    found.sort(key=lambda locus: order[locus.lead])
+    found.sort(key=lambda locus: locus.lead)
     leads = table[[locus.lead for locus in found]] if found else table.clear()
     rows = [_describe(i + 1, locus, leads.row(i, named=True)) for i, locus in enumerate(found)]
     evidence = _evidence(results, leads)
@@ -103,7 +103,8 @@ def find_loci(
             row["nearest_gene"], row["gene_distance"] = _nearest(genes, row["chromosome"], row["position"])
     columns = [c for c in LOCI.columns if c.required or genes is not None]
     loci = pl.DataFrame(rows, schema={c.name: c.dtype for c in columns})
-    return Loci(check(loci, LOCI), _regions(results, table, rows, genotypes, source_rows, people, settings), evidence)
+    regions = _regions(results, table, rows, [locus.lead for locus in found], genotypes, source_rows, people, settings)
+    return Loci(check(loci, LOCI), regions, evidence)
 
 
 def _clump_chromosome(
@@ -119,9 +120,8 @@ def _clump_chromosome(
         if not free[k]:
             continue
         near = np.flatnonzero(free & (np.abs(position - position[k]) <= settings.radius))
-        counts = _read(genotypes, source_rows[row[near]], people)
-        lead = counts[int(np.flatnonzero(near == k)[0])]
-        members = near[(r_squared(counts, lead) >= settings.r2) | (near == k)]
+        r2 = _r2(genotypes, source_rows[row[near]], int(source_rows[row[k]]), people)
+        members = near[(r2 >= settings.r2) | (near == k)]
         free[members] = False
         clumps.append(_Locus(int(row[k]), row[members].tolist(), int(position[members].min()), int(position[members].max())))
     by_strength = dict(zip(row.tolist(), strength.tolist(), strict=True))
@@ -135,12 +135,15 @@ def _clump_chromosome(
     return merged
 
 
-def _read(genotypes: Genotypes, rows: NDArray[np.int64], people: NDArray[np.int64] | None) -> NDArray[np.integer]:
-    """Read rows in any order (the protocol wants them ascending)."""
+def _r2(genotypes: Genotypes, rows: NDArray[np.int64], lead: int, people: NDArray[np.int64] | None) -> Floats:
+    """Return the r² of source ``rows`` (any order, each once) with the source row ``lead``, read in blocks of bounded size."""
+    counts = genotypes.read(np.array([lead]), people).counts[0]
+    size = max(1, _CELLS // max(len(counts), 1))
     order = np.argsort(rows, kind="stable")
-    counts = genotypes.read(rows[order], people).counts
-    result = np.empty_like(counts)
-    result[order] = counts
+    result = np.zeros(len(rows))
+    for start in range(0, len(rows), size):
+        some = order[start : start + size]
+        result[some] = r_squared(genotypes.read(rows[some], people).counts, counts)
     return result
 
 
@@ -197,34 +200,34 @@ def _regions(
     results: Results,
     table: pl.DataFrame,
     loci: list[dict[str, Any]],
+    leads: list[int],
     genotypes: Genotypes,
     source_rows: NDArray[np.int64],
     people: NDArray[np.int64] | None,
     settings: Clumping,
 ) -> pl.DataFrame:
     """Return REGIONS: every variant in the window of a locus and its flanks, with r² to the lead and p for the best trait."""
-    frames = []
-    for locus in track(loci, "regional LD"):
-        inside = table.filter(
+    inside = [
+        table.filter(
             (pl.col("chromosome") == locus["chromosome"])
             & pl.col("position").is_between(locus["start"] - settings.flank, locus["end"] + settings.flank)
         )
-        rows = inside["row"].to_numpy()
-        counts = _read(genotypes, source_rows[rows], people)
-        lead = counts[
-            int(np.flatnonzero((inside["variant_id"] == locus["variant_id"]) & (inside["position"] == locus["position"]))[0])
-        ]
-        frame = inside.select(pl.lit(locus["locus"]).alias("locus"), "variant_id", "chromosome", "position")
-        strength = pl.Series("neg_log_10_p_value", _values(results, locus["best_trait"], rows))
-        frames.append(frame.with_columns(strength.fill_nan(None), pl.Series("r2", r_squared(counts, lead))))
+        for locus in loci
+    ]
+    windows = [frame["row"].to_numpy().astype(np.int64) for frame in inside]
+    best = [locus["best_trait"] for locus in loci]
+    wanted = {t: np.unique(np.concatenate([w for w, b in zip(windows, best, strict=True) if b == t])) for t in set(best)}
+    strengths = results.strengths(wanted)
+    frames = []
+    for locus, lead, frame, rows in track(list(zip(loci, leads, inside, windows, strict=True)), "regional LD"):
+        trait = locus["best_trait"]
+        strength = pl.Series("neg_log_10_p_value", strengths[trait][np.searchsorted(wanted[trait], rows)])
+        r2 = pl.Series("r2", _r2(genotypes, source_rows[rows], int(source_rows[lead]), people))
+        shown = frame.select(pl.lit(locus["locus"]).alias("locus"), "variant_id", "chromosome", "position")
+        frames.append(shown.with_columns(strength.fill_nan(None), r2))
     if not frames:
         return pl.DataFrame(schema={c.name: c.dtype for c in REGIONS.columns})
     return check(pl.concat(frames), REGIONS)
-
-
-def _values(results: Results, trait: str, rows: NDArray[np.int64]) -> Floats:
-    """Return −log10 p of one trait (or the omnibus) at the given rows."""
-    return results.trait(trait)["neg_log_10_p_value"].cast(pl.Float64).fill_null(float("nan")).to_numpy()[rows]
 
 
 def save_loci(found: Loci, folder: str | Path) -> None:

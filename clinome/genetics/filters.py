@@ -19,8 +19,8 @@ class Filters:
     """Thresholds; None is off. A variant is kept when it meets all of them over the people of the scan.
 
     ``maf``: least minor-allele frequency; ``mac``: least minor-allele count; ``missing``: largest share of missing genotypes;
-    ``hwe``: least p of the exact Hardy–Weinberg test (hard calls, all people); ``info``: least imputation INFO of the file
-    (a variant without INFO is kept).
+    ``hwe``: least p of the exact Hardy–Weinberg test (hard calls, all people; X, Y and MT are not tested); ``info``: least
+    imputation INFO of the file (a variant without INFO is kept).
     """
 
     maf: float | None = None
@@ -45,8 +45,18 @@ class Counted(NamedTuple):
     failed: NDArray[np.str_]
 
 
-def count(counts: NDArray[np.int8] | NDArray[np.int32], scale: int, info: Floats | None, filters: Filters) -> Counted:
-    """Count alleles over all people (columns) of ``counts`` and apply ``filters``."""
+def count(
+    counts: NDArray[np.int8] | NDArray[np.int32],
+    scale: int,
+    info: Floats | None,
+    filters: Filters,
+    *,
+    autosomal: NDArray[np.bool_] | None = None,
+) -> Counted:
+    """Count alleles over all people (columns) of ``counts`` and apply ``filters``.
+
+    ``autosomal`` (V,) says where the Hardy–Weinberg test applies (None: everywhere): men have one X.
+    """
     n = counts.shape[1]
     gaps = (counts < 0).sum(axis=1)
     observed = n - gaps
@@ -72,7 +82,8 @@ def count(counts: NDArray[np.int8] | NDArray[np.int32], scale: int, info: Floats
             raise StudyError(
                 "the Hardy–Weinberg filter needs hard calls; this file holds dosages", do="leave --hwe out, or use --info"
             )
-        rows = np.flatnonzero(failed == "")
+        tested = failed == "" if autosomal is None else (failed == "") & autosomal
+        rows = np.flatnonzero(tested)
         homozygotes, heterozygotes, others = ((counts[rows] == k).sum(axis=1) for k in (2, 1, 0))
         low = np.zeros(len(counts), dtype=np.bool_)
         low[rows] = hardy_weinberg(homozygotes, heterozygotes, others) < filters.hwe

@@ -2,7 +2,7 @@
 
     run.json             the fingerprint of everything the numbers depend on, and what was counted
     variants.parquet     VARIANTS + effect_allele_frequency, missing_share, reason (why there is no estimate, or null)
-    traits.parquet       trait, group (traits with the same people), n, degrees_of_freedom
+    traits.parquet       trait, group (traits with the same people), n, rank (columns of its covariates, the intercept included)
     shards/000000.arrow  a row a variant: ``source_row`` (in the genotype files) and fixed-size lists over traits (``beta``,
                          ``standard_error``: float32), over groups (``n``: int32, ``frequency``: float32) and over omnibus sets
                          (``omnibus``: float64, −log10 p)
@@ -12,8 +12,9 @@ A shard is written under a temporary name and renamed, so a shard that is there 
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,20 +90,33 @@ class Results:
 
     def shards(self, columns: tuple[str, ...] = Shard._fields[1:]) -> Iterator[Shard]:
         """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no width."""
+        start = 0
+        for number, height in enumerate(self._heights):
+            yield self._shard(number, start, columns)
+            start += height
+
+    @cached_property
+    def _heights(self) -> list[int]:
+        """How many variants each shard holds."""
+        return [pl.scan_ipc(path).select(pl.len()).collect().item() for path in self._files]
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return sorted((self.folder / "shards").glob("*.arrow"))
+
+    def _shard(self, number: int, start: int, columns: tuple[str, ...]) -> Shard:
+        """Read ``columns`` of one shard, whose first variant is row ``start``."""
         groups = self.traits["group"].to_list()
         width = {"beta": len(groups), "standard_error": len(groups), "n": max(groups) + 1, "frequency": max(groups) + 1}
         width["omnibus"] = len(self.omnibus_sets)
-        start = 0
-        for path in sorted((self.folder / "shards").glob("*.arrow")):
-            wanted = [name for name in columns if width[name]]
-            frame = pl.read_ipc(path, columns=["source_row", *wanted])
-            arrays = {name: np.zeros((frame.height, 0)) for name in width}
-            for name in wanted:
-                arrays[name] = frame[name].to_numpy().reshape(frame.height, width[name]).astype(np.float64)
-            rows = np.arange(start, start + frame.height)
-            n = arrays["n"].astype(np.int64)
-            yield Shard(rows, arrays["beta"], arrays["standard_error"], n, arrays["frequency"], arrays["omnibus"])
-            start += frame.height
+        wanted = [name for name in columns if width[name]]
+        frame = pl.read_ipc(self._files[number], columns=["source_row", *wanted])
+        arrays = {name: np.zeros((frame.height, 0)) for name in width}
+        for name in wanted:
+            arrays[name] = frame[name].to_numpy().reshape(frame.height, width[name]).astype(np.float64)
+        rows = np.arange(start, start + frame.height)
+        n = arrays["n"].astype(np.int64)
+        return Shard(rows, arrays["beta"], arrays["standard_error"], n, arrays["frequency"], arrays["omnibus"])
 
     def neg_log_10_p(self, t: Floats, n: NDArray[np.int64], traits: NDArray[np.int64]) -> Floats:
         """Turn beta / SE into −log10 p for the given trait numbers (same shape as ``t`` or broadcast with it)."""
@@ -112,29 +126,72 @@ class Results:
         return neg_log10_t(t, np.maximum(n - rank - 1, 1))
 
     def frames(self, trait: str) -> Iterator[pl.DataFrame]:
-        """Yield SUMMARY_STATISTICS of one trait shard by shard; ``trait`` may be 'omnibus' or 'omnibus:<set>' (no beta)."""
-        if trait in self.traits["trait"]:
-            p = self.traits["trait"].to_list().index(trait)
-            group = int(self.traits["group"][p])
-            for shard in self.shards(("beta", "standard_error", "n", "frequency")):
-                beta, error = shard.beta[:, p], shard.standard_error[:, p]
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    strength = self.neg_log_10_p(beta / error, shard.n[:, group], np.array(p))
-                yield self._frame(shard, trait, shard.frequency[:, group], shard.n[:, group], beta, error, strength)
+        """Yield SUMMARY_STATISTICS of one trait shard by shard; ``trait`` may be 'omnibus' or 'omnibus:<set>' (no beta).
+
+        Raises
+        ------
+        StudyError
+            When the scan has no such trait.
+        """
+        p = self._number(trait)
+        if p is None:
+            for shard in self.shards(("omnibus",)):
+                nothing = np.full(len(shard.rows), np.nan)
+                frequency = self.variants["effect_allele_frequency"].to_numpy()[shard.rows]
+                n = np.full(len(shard.rows), sum(self.run["omnibus_people"]))
+                yield self._frame(shard, trait, frequency, n, nothing, nothing, self._joint(trait, shard.omnibus))
             return
-        names = self.omnibus_sets
-        if trait != "omnibus" and trait.removeprefix("omnibus:") not in names:
-            raise StudyError(
-                f"there is no trait {trait!r} in this scan", where=self.folder, expected=", ".join(self.traits["trait"][:20])
-            )
-        for shard in self.shards(("omnibus",)):
-            strength = (
-                combined_omnibus(shard.omnibus) if trait == "omnibus" else shard.omnibus[:, names.index(trait.split(":", 1)[1])]
-            )
-            nothing = np.full(len(shard.rows), np.nan)
-            frequency = self.variants["effect_allele_frequency"].to_numpy()[shard.rows]
-            n = np.full(len(shard.rows), sum(self.run["omnibus_people"]))
-            yield self._frame(shard, trait, frequency, n, nothing, nothing, strength)
+        group = int(self.traits["group"][p])
+        for shard in self.shards(("beta", "standard_error", "n", "frequency")):
+            beta, error = shard.beta[:, p], shard.standard_error[:, p]
+            strength = self._strength(beta, error, shard.n[:, group], p)
+            yield self._frame(shard, trait, shard.frequency[:, group], shard.n[:, group], beta, error, strength)
+
+    def strengths(self, wanted: Mapping[str, NDArray[np.int64]]) -> dict[str, Floats]:
+        """Return −log10 p at chosen rows of :attr:`variants`, trait by trait; each shard that holds one is read once.
+
+        ``wanted`` names for each trait ('omnibus' included) its rows, ascending.
+        """
+        numbers = {trait: self._number(trait) for trait in wanted}
+        found = {trait: np.full(len(rows), np.nan) for trait, rows in wanted.items()}
+        ends = np.cumsum(self._heights)
+        for shard_number, (stop, height) in enumerate(zip(ends, self._heights, strict=True)):
+            start = stop - height
+            cuts = {trait: np.searchsorted(rows, (start, stop)) for trait, rows in wanted.items()}
+            here = {trait: slice(*cut) for trait, cut in cuts.items() if cut[1] > cut[0]}
+            if not here:
+                continue
+            columns = ("omnibus",) if all(numbers[t] is None for t in here) else ("beta", "standard_error", "n", "omnibus")
+            shard = self._shard(shard_number, start, columns)
+            for trait, cut in here.items():
+                at, p = wanted[trait][cut] - start, numbers[trait]
+                if p is None:
+                    found[trait][cut] = self._joint(trait, shard.omnibus[at])
+                else:
+                    n = shard.n[at, int(self.traits["group"][p])]
+                    found[trait][cut] = self._strength(shard.beta[at, p], shard.standard_error[at, p], n, p)
+        return found
+
+    def _number(self, trait: str) -> int | None:
+        """Return the column of a trait, or None for an omnibus."""
+        names = self.traits["trait"].to_list()
+        if trait in names:
+            return names.index(trait)
+        if self.omnibus_sets and (trait == "omnibus" or trait in [f"omnibus:{name}" for name in self.omnibus_sets]):
+            return None
+        near = difflib.get_close_matches(trait, names, 3)
+        raise StudyError(
+            f"there is no trait {trait!r} in this scan" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""),
+            where=self.folder,
+            expected=", ".join(names[:20]) + (", …" if len(names) > 20 else ""),
+        )
+
+    def _joint(self, trait: str, omnibus: Floats) -> Floats:
+        return combined_omnibus(omnibus) if trait == "omnibus" else omnibus[:, self.omnibus_sets.index(trait.split(":", 1)[1])]
+
+    def _strength(self, beta: Floats, error: Floats, n: NDArray[np.int64], p: int) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.neg_log_10_p(beta / error, n, np.array(p))
 
     def _frame(
         self, shard: Shard, trait: str, frequency: Floats, n: NDArray[np.int64], beta: Floats, error: Floats, strength: Floats

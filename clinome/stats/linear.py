@@ -248,7 +248,8 @@ def _with_means(sums: _Sums, group: Group, scale: int, statistic: Statistic) -> 
     yy = np.where(group.sum_of_squares > 0, group.sum_of_squares, np.nan)
     beta, error = _estimate(gg[:, None], sums.outcome, yy[None, :], df[:, None], statistic, scale)
     n = np.full(len(gg), group.n, dtype=np.int64)
-    return Scan(beta, error, n, _ratio(sums.total, 2 * scale * observed), reason)
+    frequency = np.where(observed > 0, _ratio(sums.total, 2 * scale * observed), np.nan)
+    return Scan(beta, error, n, frequency, reason)
 
 
 def _without_missing(

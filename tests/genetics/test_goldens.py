@@ -91,17 +91,18 @@ def test_maize_equals_plink2(real_data: Callable[[str], Path], tmp_path: Path) -
         assert assert_same_scan(results.trait(name), theirs).n_variants == 41_722
 
 
+@pytest.mark.slow
 def test_ragged_traits_equal_plink2_run_on_each_alone(
     real_data: Callable[[str], Path], program: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """Eight traits with eight sets of people in one scan; mice have no missing genotypes, soybeans have 5 %."""
-    for name, stem, q, c, few in (
-        ("hs-mice", "hs_mice", "mice.q.txt.gz", "mice.c.txt.gz", ("--autosome-num", 19, "--chr", "1-19")),
-        ("soynam", "soynam", "soy.q.txt.gz", "soy.eigenvec.gz", ("--autosome-num", 20)),
+    """Eight traits with eight sets of people in one scan, two where genotypes are missing too; mice have no missing genotypes, soybeans have 5 %."""
+    for name, stem, q, c, n_traits, few in (
+        ("hs-mice", "hs_mice", "mice.q.txt.gz", "mice.c.txt.gz", 8, ("--autosome-num", 19, "--chr", "1-19")),
+        ("soynam", "soynam", "soy.q.txt.gz", "soy.eigenvec.gz", 2, ("--autosome-num", 20)),
     ):
         data = real_data(name)
         bed = unpacked(data, stem, tmp_path)
-        traits, covariates = ragged(table(data / q), seed=5), table(data / c)
+        traits, covariates = ragged(table(data / q)[:, : n_traits + 1], seed=5), table(data / c)
         results = associate(open_genotypes(bed), traits, covariates=covariates, out=tmp_path / name, options=DROP)
         groups = results.traits["group"].n_unique()
         assert groups == results.traits.height
