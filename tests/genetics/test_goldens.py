@@ -95,7 +95,7 @@ def test_maize_equals_plink2(real_data: Callable[[str], Path], tmp_path: Path) -
 def test_ragged_traits_equal_plink2_run_on_each_alone(
     real_data: Callable[[str], Path], program: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """Eight traits with eight sets of people in one scan, two where genotypes are missing too; mice have no missing genotypes, soybeans have 5 %."""
+    """Eight traits with eight sets of people in one scan; then two where 5 % of the genotypes are missing too."""
     for name, stem, q, c, n_traits, few in (
         ("hs-mice", "hs_mice", "mice.q.txt.gz", "mice.c.txt.gz", 8, ("--autosome-num", 19, "--chr", "1-19")),
         ("soynam", "soynam", "soy.q.txt.gz", "soy.eigenvec.gz", 2, ("--autosome-num", 20)),
