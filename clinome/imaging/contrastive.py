@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from clinome.core.errors import CohortError, NotConverged, need
@@ -49,11 +48,11 @@ class Training:
     steps and a cosine down to zero; ``threads`` is part of the result, because sums over threads round differently.
     """
 
-    epochs: int = 24
-    batch_size: int = 128
+    epochs: int = 16
+    batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    temperature: float = 0.2
+    temperature: float = 0.1
     seed: int = 1
     threads: int = 2
 
@@ -165,19 +164,13 @@ def load_encoder(path: Path) -> nn.Module:
     return model.eval()
 
 
-def extract_features(model: nn.Module, pixels: NDArray[np.uint8], rows: NDArray[np.int64], *, path: Path, threads: int = 2) -> None:
-    """Write the features of ``pixels[rows]`` to the ``.npy`` file ``path``: float32, shape (len(rows), n_features)."""
+def features_of(model: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what the network says of pictures, shape (n, size, size, 3): float32, shape (n, n_features)."""
     import torch
 
-    array = None
-    with reproducible(threads), torch.inference_mode():
-        for start in track(range(0, len(rows), 256), "applying the encoder"):
-            found = model.features(to_tensor(pixels[rows[start : start + 256]])).numpy()  # type: ignore[operator]
-            if array is None:
-                array = open_memmap(path, mode="w+", dtype=np.float32, shape=(len(rows), found.shape[1]))
-            array[start : start + len(found)] = found
-    if array is not None:
-        array.flush()
+    with torch.inference_mode():
+        found: NDArray[np.float32] = model.features(to_tensor(pixels)).numpy()  # type: ignore[operator]
+    return found
 
 
 @contextmanager

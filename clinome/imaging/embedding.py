@@ -1,13 +1,14 @@
 """Pictures to phenotypes: train an encoder, average its features over a person's pictures, keep a few axes, measure their quality.
 
-    images table ─decode→ squares ─who may teach?→ encoder ─apply→ features ─average over eyes, visits→ people ─PCA→ phenotypes
-                                                                                                          └──→ quality
+    images table ─decode→ squares ─who may teach?→ encoder ─apply→ features ─average→ people ─few axes→ phenotypes, quality
+
+Beside the network's features stand the plain ones (:mod:`clinome.imaging.floors`): what pixels say already need not be learned.
+``encoder='pixels'`` uses those alone, without training, and nobody is left out: the floor to compare with.
 
 **An encoder never phenotypes a person it has seen** (nor that person's family): what it memorised of them would look like a
 precise phenotype. Either it is trained on people who are then left out of the association (``training='outside'``), or in
 folds, each encoder applied to the fold that it has not seen (``'cross-fit'``). The axes of two encoders are unrelated, so the
 traits of a fold carry its name (``fold1.dim01``) and are null for everyone else; they must not be pooled as one trait.
-``encoder='pixels'`` is the floor: plain pixels and colour statistics, no training, nobody left out.
 
 >>> from clinome.imaging.embedding import Config, embed                               # doctest: +SKIP
 >>> images = pl.read_csv("bio/images.csv", schema_overrides={"participant_id": pl.String})  # doctest: +SKIP
@@ -39,15 +40,16 @@ from clinome.core.provenance import fingerprint
 from clinome.core.schema import EXCLUSIONS, IMAGES, PHENOTYPES, QUALITY, SPLITS, check
 from clinome.imaging.arms import LEARN, PHENOTYPE, Arm, arms, assign, households, refuse_seen
 from clinome.imaging.axes import person_means, principal_axes, variance_shares
-from clinome.imaging.contrastive import Training, extract_features, load_encoder, save_encoder, train_encoder
+from clinome.imaging.contrastive import Training, features_of, load_encoder, reproducible, save_encoder, train_encoder
 from clinome.imaging.convert import content_key, squares
 from clinome.imaging.features import Views, views
+from clinome.imaging.floors import WIDTHS as FLOOR_WIDTHS
 from clinome.imaging.floors import floor_features
 from clinome.imaging.quality import quality
 from clinome.imaging.stages import Stages
 from clinome.stats.reliability import Estimate
 
-_BLOCK = 1024  # pictures whose features are worked on at a time
+_BLOCK = 256  # pictures whose features are made at a time
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,11 @@ class Config:
     Attributes
     ----------
     encoder
-        'contrastive' trains a small network; 'pixels' is the floor without training.
+        'contrastive' trains a small network and uses it beside plain pixels; 'pixels' is the floor without training.
     training
         'outside' trains on ``outside_fraction`` of the people, who get no phenotype; 'cross-fit' on all but one of ``folds``.
     dimensions
-        Axes kept, the ones along which people differ most.
+        Axes kept, the ones along which people differ most in units of how much pictures of one person differ.
     size
         Side in pixels to which the central square of every picture is scaled.
     mirror
@@ -83,10 +85,10 @@ class Config:
     dimensions: int = 16
     size: int = 88
     mirror: bool = True
-    epochs: int = 24
-    batch_size: int = 128
+    epochs: int = 16
+    batch_size: int = 64
     learning_rate: float = 2e-3
-    temperature: float = 0.2
+    temperature: float = 0.1
     min_reliability: float = 0.0
     seed: int = 1
     threads: int = 2
@@ -113,6 +115,13 @@ class Embedding(NamedTuple):
     splits: pl.DataFrame
     exclusions: pl.DataFrame
     losses: dict[str, list[float]]
+
+
+class Features(NamedTuple):
+    """Features of pictures: ``values`` (n_images, n_features), in blocks of ``widths`` columns that differ in unit."""
+
+    values: NDArray[np.float32]
+    widths: tuple[int, ...]
 
 
 def embed(
@@ -167,7 +176,7 @@ def embed(
 
     key = fingerprint(clinome.__version__, digest, seen.people, seen.person.tolist(), seen.eye.tolist(), seen.visit.tolist())
     losses: dict[str, list[float]] = {}
-    features: dict[str, NDArray[np.float32]] = {}
+    features: dict[str, Features] = {}
     for arm in sides:
         with clock.timing(f"train {arm.name}"):
             made = _encoder(arm, pixels, seen, stages, config, key)
@@ -231,22 +240,23 @@ def _encoder(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, c
     return key
 
 
-def _features(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, config: Config, key: str) -> NDArray[np.float32]:
+def _features(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, config: Config, key: str) -> Features:
     """Return the features of all pictures of the arm's people, in the order of the images table (mapped from disk)."""
     rows = pictures_of(seen, arm.phenotyped)
     name, key = f"{arm.name}.features.npy", fingerprint("features", key, rows.tolist())
     if not stages.has(name, key):
-        with stages.making(name, key) as temporary:
-            if config.encoder == "pixels":
-                array = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), floor_features(pixels[:1]).shape[1]))
-                for start in track(range(0, len(rows), _BLOCK), "measuring pixels"):
-                    array[start : start + _BLOCK] = floor_features(pixels[rows[start : start + _BLOCK]])
-                array.flush()
-            else:
-                model = load_encoder(stages.folder / f"{arm.name}.safetensors")
-                extract_features(model, pixels, rows, path=temporary, threads=config.threads)
+        model = None if config.encoder == "pixels" else load_encoder(stages.folder / f"{arm.name}.safetensors")
+        width = sum(FLOOR_WIDTHS) + (0 if model is None else features_of(model, pixels[:1]).shape[1])
+        with stages.making(name, key) as temporary, reproducible(config.threads):
+            array = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), width))
+            for start in track(range(0, len(rows), _BLOCK), "applying the encoder"):
+                some = pixels[rows[start : start + _BLOCK]]
+                learned = [] if model is None else [features_of(model, some)]
+                array[start : start + _BLOCK] = np.hstack([*learned, floor_features(some)])
+            array.flush()
     found: NDArray[np.float32] = np.load(stages.folder / name, mmap_mode="r")
-    return found
+    beside = found.shape[1] - sum(FLOOR_WIDTHS)
+    return Features(found, (beside, *FLOOR_WIDTHS) if beside else FLOOR_WIDTHS)
 
 
 def pictures_of(seen: Views, people: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -258,15 +268,15 @@ def pictures_of(seen: Views, people: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _tables(
-    sides: list[Arm], features: dict[str, NDArray[np.float32]], images: pl.DataFrame, seen: Views, config: Config
+    sides: list[Arm], features: dict[str, Features], images: pl.DataFrame, seen: Views, config: Config
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return phenotypes of people with pictures, and their quality."""
     columns: dict[str, NDArray[np.float64]] = {}
     pictures: list[NDArray[np.float64]] = []
     shares: dict[str, Estimate] = {}
     for arm in sides:
-        rows, found = pictures_of(seen, arm.phenotyped), features[arm.name]
-        axes = principal_axes(found, seen.person[rows], arm.phenotyped, dimensions=config.dimensions)
+        rows, (found, widths) = pictures_of(seen, arm.phenotyped), features[arm.name]
+        axes = principal_axes(found, seen.person[rows], arm.phenotyped, dimensions=config.dimensions, widths=widths)
         people = person_means(found, seen.person[rows], len(seen.people))
         names = [f"{arm.prefix}dim{j + 1:02d}" for j in range(config.dimensions)]
         values = np.full((images.height, config.dimensions), np.nan)

@@ -1,4 +1,4 @@
-"""Small eye-like pictures with known latents: a coloured ground, a bright disc with a brighter cup, camera, light and shift.
+"""Small eye-like pictures with known latents: a coloured ground, a bright disc with a brighter cup, camera, light, shift and grain.
 
 Three latents a person (disc size, cup ratio, pigmentation), shared by eyes and visits up to a little noise; what differs between
 pictures of one person is nuisance. Real folders: ``pictures/*.png`` and the images table.
@@ -29,8 +29,8 @@ class Eyes(NamedTuple):
 def draw_eye(
     disc: float, cup: float, pigment: float, *, right: bool, nuisance: NDArray[np.float64], size: int
 ) -> NDArray[np.uint8]:
-    """Draw one picture; ``nuisance``: camera cast, light, shift down, shift across (each about −1 … 1)."""
-    cast, light, down, across = nuisance
+    """Draw one picture; ``nuisance``: camera cast, light, shift down, shift across (each about −1 … 1), seed of the grain."""
+    cast, light, down, across = nuisance[:4]
     y, x = (np.mgrid[0:size, 0:size] + 0.5) / size - 0.5
     side = 1 if right else -1
     ground = np.array([0.62, 0.32, 0.18]) * np.exp(-0.22 * pigment * np.array([0.6, 1.0, 1.3]))
@@ -46,7 +46,8 @@ def draw_eye(
     picture = picture + edge(inner) * (np.array([0.97, 0.86, 0.66]) - picture)
     picture = picture * np.exp(0.1 * light) * np.exp(0.07 * cast * np.array([1.0, 0.0, -1.0]))
     field = np.clip((0.48 - np.hypot(x, y)) * size + 0.5, 0, 1)[:, :, None]
-    return np.rint(255 * np.clip(picture * field, 0, 1)).astype(np.uint8)
+    grain = 0.012 * np.random.default_rng(int(nuisance[4])).standard_normal((size, size, 3))
+    return np.rint(255 * np.clip((picture + grain) * field, 0, 1)).astype(np.uint8)
 
 
 def eyes(folder: Path, *, n_people: int, seed: int = 1, size: int = 32, eyes_a_visit: int = 2, visits: int = 2) -> Eyes:
@@ -61,7 +62,7 @@ def eyes(folder: Path, *, n_people: int, seed: int = 1, size: int = 32, eyes_a_v
             for eye in range(eyes_a_visit):
                 own = latents[k] + 0.15 * generator.normal(size=3)
                 light = generator.normal()
-                nuisance = np.array([camera - 1.0, light, *generator.uniform(-1, 1, 2)])
+                nuisance = np.array([camera - 1.0, light, *generator.uniform(-1, 1, 2), len(rows)])
                 name = f"{person}_{visit}_{'LR'[eye]}"
                 pixels = draw_eye(*own, right=eye == 1, nuisance=nuisance, size=size)
                 write_picture(folder / "pictures" / f"{name}.png", pixels)

@@ -2,9 +2,10 @@
 
 Made to be trained on the spot, on a laptop, for a few thousand pictures of about 90 × 90 pixels. Nothing in it takes away the
 overall colour or brightness (batch normalisation, not instance or group normalisation), because pigmentation is a phenotype;
-average and maximum pooling together keep both how much of a thing there is and whether there is any.
+average and maximum pooling together keep both how much of a thing there is and whether there is any; a few channels keep
+where it is, because organs are photographed in a standard pose.
 
-    picture (n, 3, height, width) in 0–1  ──stem, stages──→  maps  ──pool──→  features (n, n_features)  ──head──→  (n, projection)
+    picture (n, 3, size, size) in 0–1  ──stages──→  maps  ──pool, place──→  features (n, n_features)  ──head──→  (n, projection)
 
 The contrastive loss sees the projection; the features before it are the ones to use (Chen et al. 2020, section 4.2).
 
@@ -17,7 +18,7 @@ arXiv:2002.05709.
 >>> config = Config.tiny()
 >>> model = Model(config).eval()
 >>> model(example(config, 2)).shape, model.features(example(config, 2)).shape
-(torch.Size([2, 8]), torch.Size([2, 32]))
+(torch.Size([2, 8]), torch.Size([2, 104]))
 """
 
 from __future__ import annotations
@@ -31,21 +32,25 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Config:
-    """Widths of the stages (each halves height and width), and of the projection that the loss sees."""
+    """Widths of the stages (each halves height and width), channels that keep their place, width of what the loss sees, side."""
 
     widths: tuple[int, ...] = (16, 32, 64, 96)
+    places: int = 8
     projection: int = 64
     size: int = 88
 
     @property
     def n_features(self) -> int:
-        """Length of the feature vector: an average and a maximum for each channel of the last stage."""
-        return 2 * self.widths[-1]
+        """Length of the feature vector: average and maximum of each channel of the last stage, and the channels with a place."""
+        side = self.size
+        for _ in self.widths:
+            side = (side + 1) // 2
+        return 2 * self.widths[-1] + self.places * side**2
 
     @classmethod
     def tiny(cls) -> Config:
         """Return the smallest network that still has every part, for tests."""
-        return cls(widths=(8, 16), projection=8, size=24)
+        return cls(widths=(8, 16), places=2, projection=8, size=24)
 
 
 def example(config: Config, batch: int) -> Tensor:
@@ -84,17 +89,18 @@ class Model(nn.Module):
                 layers += [Block(width)]
             before = width
         self.stages = nn.Sequential(*layers)
+        self.place = nn.Conv2d(before, config.places, 1)
         self.head = nn.Sequential(
-            nn.Linear(config.n_features, config.n_features), nn.ReLU(), nn.Linear(config.n_features, config.projection)
+            nn.Linear(config.n_features, 4 * config.projection), nn.ReLU(), nn.Linear(4 * config.projection, config.projection)
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, pictures: Tensor) -> Tensor:
-        """Return the vector to make phenotypes from: (n, 3, height, width) in 0–1 to (n, n_features)."""
+        """Return the vector to make phenotypes from: (n, 3, size, size) in 0–1 to (n, n_features)."""
         maps = self.stages((pictures - 0.5).contiguous(memory_format=torch.channels_last))
-        return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+        return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3)), self.place(maps).flatten(1)], dim=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return the projection that the contrastive loss compares: (n, 3, height, width) to (n, projection)."""
+        """Return the projection that the contrastive loss compares: (n, 3, size, size) to (n, projection)."""
         projected: Tensor = self.head(self.features(pictures))
         return projected

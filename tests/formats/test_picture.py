@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from clinome.core.errors import FormatError, OutputError
+from clinome.formats import picture
+from clinome.formats.picture import read_picture, write_picture
+
+
+def noise(height: int, width: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))
+def test_png_returns_what_was_written(tmp_path_factory: pytest.TempPathFactory, height: int, width: int, seed: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.png"
+    write_picture(path, noise(height, width, seed))
+    np.testing.assert_array_equal(read_picture(path), noise(height, width, seed))
+
+
+def test_jpeg_is_close_and_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    write_picture(tmp_path / "a.jpg", smooth)
+    (tmp_path / "a.jpg").rename(tmp_path / "a.png")
+    assert np.abs(read_picture(tmp_path / "a.png").astype(int) - smooth).max() < 12
+
+
+def test_a_large_jpeg_may_be_decoded_small(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.jpg", np.full((800, 1200, 3), 90, np.uint8))
+    small = read_picture(tmp_path / "a.jpg", at_least=100)
+    assert small.shape == (100, 150, 3)
+    assert abs(int(small.mean()) - 90) <= 1
+    assert read_picture(tmp_path / "a.jpg").shape == (800, 1200, 3)
+
+
+def test_greyscale_of_8_and_16_bits_become_three_equal_channels(tmp_path: Path) -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "8.png")
+    Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    expected = np.repeat(ramp[:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(read_picture(tmp_path / "8.png"), expected)
+    np.testing.assert_array_equal(read_picture(tmp_path / "16.png"), expected)
+
+
+def test_palette_one_bit_and_cmyk(tmp_path: Path) -> None:
+    red = Image.new("RGB", (4, 3), (255, 0, 0))
+    red.quantize(4).save(tmp_path / "palette.png")
+    Image.new("1", (4, 3), 1).save(tmp_path / "bit.png")
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    assert read_picture(tmp_path / "palette.png")[0, 0].tolist() == [255, 0, 0]
+    assert read_picture(tmp_path / "bit.png").min() == 255
+    assert np.abs(read_picture(tmp_path / "cmyk.jpg")[0, 0].astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_transparency_is_laid_over_black(tmp_path: Path) -> None:
+    layers = np.zeros((1, 3, 4), np.uint8)
+    layers[0, :, :3] = (200, 100, 50)
+    layers[0, :, 3] = (255, 128, 0)
+    Image.fromarray(layers).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png")[0].tolist() == [[200, 100, 50], [100, 50, 25], [0, 0, 0]]
+
+
+def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (6, 2), (0, 0, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    wide.save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture(tmp_path / "a.jpg").shape == (6, 2, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.95])
+def test_truncated(tmp_path: Path, suffix: str, keep: float) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    write_picture(path, noise(40, 40))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(FormatError, match=r"truncated or corrupt(.|\n)*cut\."):
+        read_picture(path)
+
+
+@given(st.integers(0, 10_000))
+def test_a_flipped_bit_in_a_png_is_never_silent(tmp_path_factory: pytest.TempPathFactory, where: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(12, 12)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[where % len(content)] ^= 0x10
+    path = tmp_path_factory.getbasetemp() / "flipped.png"
+    path.write_bytes(content)
+    with pytest.raises(FormatError):
+        read_picture(path)
+
+
+def test_not_a_picture_not_there_and_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(FormatError, match="neither PNG nor JPEG"):
+        read_picture(tmp_path / "a.png")
+    with pytest.raises(FormatError, match=r"cannot be read(.|\n)*No such file"):
+        read_picture(tmp_path / "b.png")
+    write_picture(tmp_path / "c.png", noise(20, 20))
+    monkeypatch.setattr(picture, "LARGEST", 399)
+    with pytest.raises(FormatError, match=r"too large(.|\n)*20 × 20"):
+        read_picture(tmp_path / "c.png")
+
+
+def test_an_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        write_picture(tmp_path / "file" / "a.png", noise(2, 2))
