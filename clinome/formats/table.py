@@ -179,9 +179,12 @@ def existing(path: str | Path) -> Path:
         When there is no such file, or it is a folder.
     """
     path = Path(path)
-    if not path.is_file():
-        raise StudyError("there is no such file" if not path.exists() else "this is a folder, not a file", where=path)
-    return path
+    if path.is_file():
+        return path
+    there = sorted(p.name for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
+    do = f"names there: {', '.join(near)}" if near and not path.exists() else None
+    raise StudyError("this is a folder, not a file" if path.exists() else "there is no such file", where=path, do=do)
 
 
 # ---------------------------------------------------------------------------------------------- bytes to fields

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from clinome.core.errors import OutputError
 from clinome.core.files import file_name, replacing
 from clinome.core.progress import track
 from clinome.formats.gwas_ssf import Metadata
@@ -16,12 +17,21 @@ REFERENCE_FIRST = (".pgen", ".bgen", ".vcf", ".vcf.gz", ".bcf")
 
 
 def export(results: Results, out: str | Path, *, layout: Layout, source: str = "") -> pl.DataFrame:
-    """Write ``out/<trait>.<layout>.tsv.gz`` for every trait and return the table ``trait, file``, also written as ``traits.tsv``.
+    """Write ``out/<trait>.<layout>.tsv.gz`` for every trait and return the table ``trait, file``.
+
+    ``out/traits.tsv`` holds that table, with the files of other layouts that were written before. Files of this layout that
+    an earlier scan left there and that this one does not write are removed, so that no trait has an answer of another scan.
 
     ``source`` is the name of the genotype file: where its format marks the reference allele (all but PLINK 1), GWAS-SSF files
     state it.
+
+    Raises
+    ------
+    OutputError
+        When ``out`` cannot be written, or holds a ``traits.tsv`` that no export wrote (a table of phenotypes, say).
     """
     out = Path(out)
+    before = _listed(out / "traits.tsv")
     taken: set[str] = set()
     files = [f"{file_name(trait, taken)}.{layout}.tsv.gz" for trait in results.traits["trait"]]
     for trait, file, n in track(list(zip(results.traits["trait"], files, results.traits["n"], strict=True)), f"export as {layout}"):
@@ -34,6 +44,29 @@ def export(results: Results, out: str | Path, *, layout: Layout, source: str = "
         )
         write_sumstats(out / file, results.frames(trait), layout=layout, metadata=about)
     names = pl.DataFrame({"trait": results.traits["trait"], "file": files})
+    mine = before["file"].str.ends_with(f".{layout}.tsv.gz")
+    for stale in set(before.filter(mine)["file"]) - set(files):
+        (out / stale).unlink(missing_ok=True)
     with replacing(out / "traits.tsv") as temporary:
-        names.write_csv(temporary, separator="\t")
+        pl.concat([names, before.filter(~mine)]).write_csv(temporary, separator="\t")
     return names
+
+
+def _listed(path: Path) -> pl.DataFrame:
+    """Read the table of names that an earlier export wrote: only plain names of files that are there."""
+    schema = {"trait": pl.String, "file": pl.String}
+    if not path.exists():
+        return pl.DataFrame(schema=schema)
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline().rstrip("\r\n")
+    if header != "trait\tfile":
+        raise OutputError(
+            "a file of another kind has the name of the table of exported traits",
+            where=path,
+            got=f"the header {header[:60]!r}",
+            expected="no such file, or the one that an earlier export wrote",
+            do="move it away; the same command goes on where it was",
+        )
+    frame = pl.read_csv(path, separator="\t", schema=schema)
+    there = [Path(file).name == file and (path.parent / file).is_file() for file in frame["file"]]
+    return frame.filter(pl.Series(there, dtype=pl.Boolean))

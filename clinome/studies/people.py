@@ -70,7 +70,10 @@ def gather(study: Study, genotypes: Genotypes, trait_ids: list[str], covariates:
         flow = flow.keep_only("linkage", "no covariates", sources["covariates"])
         made = design(covariates.frame, categorical=study.covariates.categorical if study.covariates else ())
         incomplete = covariates.frame.filter(pl.Series(~made.complete))["participant_id"].to_list()
+        before = len(flow.ids)
         flow = flow.drop("covariates", "a covariate is missing", incomplete)
+        if len(flow.ids) < before:
+            notes.append(f"{before - len(flow.ids):,} people lack a covariate and are left out")
     flow.require(3)
     family, said = _families(genotypes, flow.ids)
     pairs = pl.DataFrame(schema={"participant_id_1": pl.String, "participant_id_2": pl.String, "kinship": pl.Float64})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clinome.core.errors import OutputError
 from clinome.core.files import write_json
 from clinome.core.progress import say
 
@@ -25,6 +26,11 @@ class Stages:
 
         A folder that was begun with another key is emptied first; one begun with the same key is left to ``make``, which
         finds what it had finished.
+
+        Raises
+        ------
+        OutputError
+            When a folder of that name is there that no stage has made: somebody's files are never removed.
         """
         folder = self.out / name
         mark = folder / "stage.json"
@@ -32,6 +38,10 @@ class Stages:
         if state == {"key": key, "finished": True}:
             say(f"{name}: nothing has changed")
             return folder
+        if folder.exists() and not state and any(folder.iterdir()):
+            raise OutputError(
+                f"a folder named {name!r} is there that no study has made", where=folder, do="choose another --out, or move it away"
+            )
         if folder.exists() and state.get("key") != key:
             shutil.rmtree(folder)
         write_json(mark, {"key": key, "finished": False})

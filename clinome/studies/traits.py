@@ -14,7 +14,7 @@ from clinome.cohort.covariates import design
 from clinome.cohort.flow import Flow
 from clinome.cohort.pruning import independent_variants
 from clinome.cohort.relatedness import unrelated
-from clinome.core.errors import StudyError
+from clinome.core.errors import StudyError, TraitError
 from clinome.core.files import replacing, write_json
 from clinome.core.schema import METRICS, check
 from clinome.formats.genotypes import Genotypes
@@ -55,6 +55,8 @@ def analyse(
     if taught:
         flow = flow.drop("encoder", "taught the encoder, so it must not phenotype them", taught)
     some = phenotypes.filter(pl.any_horizontal(pl.col(n).is_not_null() & pl.col(n).is_not_nan() for n in names))
+    if not some.height:
+        raise TraitError("no trait has a value", where=study.phenotypes.path, got=f"{', '.join(names[:10])}: all missing")
     flow = flow.keep_only("phenotypes", "no usable phenotype", some["participant_id"].to_list())
     if study.cohort.kinship is not None:
         worth = dict(some.select("participant_id", pl.sum_horizontal(pl.col(n).is_not_null() for n in names)).iter_rows())
