@@ -10,10 +10,10 @@ precise phenotype. Either it is trained on people who are then left out of the a
 folds, each encoder applied to the fold that it has not seen (``'cross-fit'``). The axes of two encoders are unrelated, so the
 traits of a fold carry its name (``fold1.dim01``) and are null for everyone else; they must not be pooled as one trait.
 
->>> from clinome.imaging.embedding import Config, embed                               # doctest: +SKIP
->>> images = pl.read_csv("bio/images.csv", schema_overrides={"participant_id": pl.String})  # doctest: +SKIP
->>> embedding = embed(images, root=Path("bio"), out=Path("phenotypes"), config=Config(epochs=30))  # doctest: +SKIP
->>> embedding.phenotypes.columns[:3]                                                  # doctest: +SKIP
+>>> from clinome.imaging.convert import read_images
+>>> images = read_images("biobank/images.parquet")  # doctest: +SKIP
+>>> embedding = embed(images, root=Path("biobank"), out=Path("phenotypes"), config=Config(epochs=30))  # doctest: +SKIP
+>>> embedding.phenotypes.columns[:3]  # doctest: +SKIP
 ['participant_id', 'dim01', 'dim02']
 """
 
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 import clinome
 from clinome.core.errors import StudyError
-from clinome.core.files import usable_folder, write_json
+from clinome.core.files import replacing, usable_folder, write_json
 from clinome.core.progress import track
 from clinome.core.provenance import fingerprint
 from clinome.core.schema import EXCLUSIONS, IMAGES, PHENOTYPES, QUALITY, SPLITS, check
@@ -180,7 +180,7 @@ def embed(
     for arm in sides:
         with clock.timing(f"train {arm.name}"):
             made = _encoder(arm, pixels, seen, stages, config, key)
-        losses[arm.name] = json.loads((out / f"{arm.name}.json").read_text())["losses"] if made else []
+        losses[arm.name] = json.loads((stages.folder / f"{arm.name}.json").read_text())["losses"] if made else []
         with clock.timing(f"apply {arm.name}"):
             features[arm.name] = _features(arm, pixels, seen, stages, config, made or key)
     with clock.timing("axes and quality"):
@@ -233,9 +233,9 @@ def _encoder(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, c
     if not stages.has(name, key):
         model, losses = train_encoder(pixels, seen, arm.learners, checkpoint=checkpoint, key=key, settings=settings)
         about = {"model": type(model).__module__, "settings": asdict(settings), "people": len(arm.learners), "losses": losses}
-        write_json(stages.folder / f"{arm.name}.json", about)
         with stages.making(name, key) as temporary:
             save_encoder(model, temporary)
+            write_json(stages.folder / f"{arm.name}.json", about)
     checkpoint.unlink(missing_ok=True)
     return key
 
@@ -302,7 +302,7 @@ def _exclusions(phenotypes: pl.DataFrame, seen: Views, table: pl.DataFrame) -> p
     empty = phenotypes.filter(pl.all_horizontal(pl.exclude("participant_id").is_null()))["participant_id"]
     pictured, side = set(seen.people), dict(table.select("participant_id", "split").iter_rows())
     reasons = [
-        "no picture" if p not in pictured else "trained the encoder" if side.get(p) == LEARN else "not in the splits table"
+        "no picture" if p not in pictured else "trained the encoder" if side.get(p) == LEARN else "on no side of the splits"
         for p in empty
     ]
     columns = {
@@ -314,11 +314,12 @@ def _exclusions(phenotypes: pl.DataFrame, seen: Views, table: pl.DataFrame) -> p
 
 
 def _write(result: Embedding, stages: Stages, config: Config, clock: _Clock) -> None:
+    """Leave the tables, the settings with the losses, and the times in the folder."""
     check(result.phenotypes, PHENOTYPES)
     check(result.quality, QUALITY)
     for name in ("splits", "exclusions", "quality", "phenotypes"):
         frame: pl.DataFrame = getattr(result, name)
-        with stages.making(f"{name}.parquet", "written") as temporary:
+        with replacing(stages.folder / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
     write_json(
         stages.folder / "embedding.json", {"config": asdict(config), "losses": result.losses, "people": result.phenotypes.height}

@@ -54,7 +54,7 @@ def test_planted_latents_are_recovered_in_people_the_encoder_has_not_seen(many: 
     floor = embed(truth.images, root=folder, out=tmp_path / "floor", config=replace(config, encoder="pixels"), splits=made.splits)
     encoder, pixels = held_out_r2(made, truth), held_out_r2(floor, truth)
     # In 200 people, with half of the 400 to learn from: .88, .67, .97 against .84, .82, .98 of the floor when this was written.
-    # At 32 pixels a cup is three pixels wide, and what the network bends out of disc and pigment takes axes that the floor has left.
+    # At 32 pixels a cup is three pixels wide, and curves of disc and pigment take axes from it.
     assert encoder["disc_size"] > 0.8, (encoder, pixels)
     assert encoder["pigmentation"] > 0.9, (encoder, pixels)
     assert encoder["cup_ratio"] > 0.5, (encoder, pixels)
