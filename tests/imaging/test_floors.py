@@ -16,9 +16,9 @@ def test_columns_are_what_they_say() -> None:
     np.testing.assert_allclose(coarse[8:], 0)
     np.testing.assert_allclose(mean, [0.5, 0, 0])
     np.testing.assert_allclose(deviation, [0.5, 0, 0])
-    histogram = found[1, 774:].reshape(8, 3)
-    np.testing.assert_allclose(histogram.sum(axis=0), 1)
-    np.testing.assert_allclose(histogram[[0, 7], 0], 0.5)
+    histogram = found[1, 774:].reshape(3, 8)
+    np.testing.assert_allclose(histogram.sum(axis=1), 1)
+    np.testing.assert_allclose(histogram[0, [0, 7]], 0.5)
 
 
 def test_rows_are_independent_and_any_size_will_do() -> None:
