@@ -41,13 +41,14 @@ def phenotype(
 
     import polars as pl
 
-    from clinome.imaging.convert import read_images, read_rows
+    from clinome.core.schema import IMAGES
+    from clinome.formats.table import read_checked, read_table
     from clinome.imaging.embedding import Config, embed
 
     config = Config(encoder=encoder, training=training, outside_fraction=outside_fraction, dimensions=dimensions)  # type: ignore[arg-type]
     config = replace(config, size=size, seed=seed, threads=threads, epochs=epochs or config.epochs)
-    people = None if participants is None else read_rows(participants).select(pl.col("^(participant_id|family_id)$"))
-    made = embed(read_images(images), root=images.parent, out=out, config=config, participants=people)
+    people = None if participants is None else read_table(participants).frame.select(pl.col("^(participant_id|family_id)$"))
+    made = embed(read_checked(images, IMAGES), root=images.parent, out=out, config=config, participants=people)
     n_people, n_traits = made.phenotypes.height - made.exclusions.height, made.phenotypes.width - 1
     typer.echo(f"{n_people} people, {n_traits} traits: {out / 'phenotypes.parquet'}")
     for reason, count in made.exclusions.group_by("reason").len().sort("reason").iter_rows():

@@ -28,6 +28,7 @@ import polars as pl
 
 from clinome.core.errors import CohortError, FormatError, OutputError, SchemaError, StudyError, TraitError, need
 from clinome.core.files import replacing
+from clinome.core.schema import Table, check
 
 MISSING = ("", "NA", "nan", "NaN")
 """What counts as missing in every text table; more codes are named by the caller."""
@@ -120,6 +121,34 @@ def read_table(
         out.append(column)
         notes += said
     return LoadedTable(pl.DataFrame(out), tuple(notes))
+
+
+def read_checked(path: str | Path, table: Table) -> pl.DataFrame:
+    """Read a table in Clinome's own columns (``core.schema``) from Parquet, CSV or tab-separated text; text columns stay text.
+
+    Raises
+    ------
+    StudyError
+        When there is no such file.
+    FormatError
+        When it cannot be read as what its name says.
+    SchemaError
+        When a column is missing or has the wrong type.
+    """
+    path = existing(path)
+    texts = {column.name: pl.String for column in table.columns if column.dtype == pl.String}
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            frame = pl.read_parquet(path)
+        else:
+            mark = "," if ".csv" in path.suffixes else "\t"
+            frame = pl.read_csv(
+                path, separator=mark, infer_schema_length=None, schema_overrides=texts, null_values="NA", try_parse_dates=True
+            )
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise FormatError("the table cannot be read", where=path, got=reason, expected="Parquet, CSV or TSV by its name") from error
+    return check(frame, table, where=str(path))
 
 
 def read_id_list(path: str | Path) -> list[str]:

@@ -20,44 +20,9 @@ from numpy.typing import NDArray
 
 from clinome.core.errors import FormatError, OutputError, need
 from clinome.core.progress import track
-from clinome.core.schema import IMAGES, check
 from clinome.formats.picture import read_picture
 
 _BLOCK = 256  # pictures decoded ahead of the writer
-
-
-def read_images(path: str | Path) -> pl.DataFrame:
-    """Read an images table (``core.schema.IMAGES``) from Parquet, CSV or TSV; identifiers stay text.
-
-    Raises
-    ------
-    FormatError
-        When the file cannot be read as what its name says.
-    SchemaError
-        When a column is missing or has the wrong type.
-    """
-    return check(read_rows(path), IMAGES, where=str(path))
-
-
-def read_rows(path: str | Path) -> pl.DataFrame:
-    """Read a table of Clinome's own column names: .parquet, .csv, or tab-separated; identifiers stay text, NA is missing."""
-    path = Path(path)
-    identifiers = dict.fromkeys(("image_id", "participant_id", "family_id", "scanner", "site"), pl.String)
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pl.read_parquet(path)
-        separator = "," if ".csv" in path.suffixes else "\t"
-        return pl.read_csv(
-            path,
-            separator=separator,
-            infer_schema_length=None,
-            schema_overrides=identifiers,
-            null_values="NA",
-            try_parse_dates=True,
-        )
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise FormatError("the table cannot be read", where=path, got=reason, expected="Parquet, CSV or TSV by its name") from error
 
 
 def squares(images: pl.DataFrame, *, root: Path, path: Path, size: int, mirror: bool = True, threads: int = 2) -> str:

@@ -10,8 +10,8 @@ precise phenotype. Either it is trained on people who are then left out of the a
 folds, each encoder applied to the fold that it has not seen (``'cross-fit'``). The axes of two encoders are unrelated, so the
 traits of a fold carry its name (``fold1.dim01``) and are null for everyone else; they must not be pooled as one trait.
 
->>> from clinome.imaging.convert import read_images
->>> images = read_images("biobank/images.parquet")  # doctest: +SKIP
+>>> from clinome.formats.table import read_checked
+>>> images = read_checked("biobank/images.parquet", IMAGES)  # doctest: +SKIP
 >>> embedding = embed(images, root=Path("biobank"), out=Path("phenotypes"), config=Config(epochs=30))  # doctest: +SKIP
 >>> embedding.phenotypes.columns[:3]  # doctest: +SKIP
 ['participant_id', 'dim01', 'dim02']

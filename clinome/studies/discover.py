@@ -24,10 +24,10 @@ import clinome
 from clinome.core.errors import StudyError
 from clinome.core.files import replacing, usable_folder, write_json
 from clinome.core.provenance import fingerprint, write_provenance
-from clinome.core.schema import GENES, IMAGES, check
+from clinome.core.schema import GENES, IMAGES, TRUE_LOCI
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.genotypes import Genotypes
-from clinome.formats.table import LoadedTable, read_table
+from clinome.formats.table import LoadedTable, read_checked, read_table
 from clinome.genetics.association import associate
 from clinome.genetics.clumping import find_loci, save_loci
 from clinome.genetics.export import export
@@ -39,7 +39,7 @@ from clinome.studies.genotype_pictures import average_pictures
 from clinome.studies.methods import headline, methods
 from clinome.studies.people import People, gather, load_people, read_covariates, rows_of, save_people
 from clinome.studies.stages import Stages
-from clinome.studies.study_file import Images, Study
+from clinome.studies.study_file import Study
 from clinome.studies.traits import Analysed, analyse, load_analysed, save_analysed
 from clinome.studies.truth import Compared, compare
 
@@ -119,7 +119,7 @@ class _Keys:
 def _sources(study: Study) -> tuple[LoadedTable | None, pl.DataFrame | None, list[str]]:
     """Read the table of traits or of images, and name the people in it."""
     if study.images is not None:
-        images = _images(study.images)
+        images = read_checked(study.images.path, IMAGES)
         return None, images, images["participant_id"].unique(maintain_order=True).to_list()
     about = study.phenotypes
     assert about.path is not None
@@ -130,15 +130,6 @@ def _sources(study: Study) -> tuple[LoadedTable | None, pl.DataFrame | None, lis
     if table.frame.width < 2:
         raise StudyError("the table of traits holds no trait", where=about.path, got=", ".join(table.frame.columns))
     return table, None, table.frame["participant_id"].to_list()
-
-
-def _images(about: Images) -> pl.DataFrame:
-    if about.path.suffix.lower() in (".parquet", ".pq"):
-        frame = pl.read_parquet(about.path)
-    else:
-        frame = pl.read_csv(about.path, separator="," if ".csv" in about.path.suffixes else "\t", infer_schema_length=None,
-                            schema_overrides={"participant_id": pl.String, "image_id": pl.String})  # fmt: skip
-    return check(frame, IMAGES, where=str(about.path))
 
 
 def _phenotypes(study: Study, people: People, table: LoadedTable | None, images: pl.DataFrame | None, folder: Path) -> None:
@@ -194,12 +185,7 @@ def _loci(
 ) -> None:
     genes = None
     if study.loci.genes is not None:
-        raw = pl.read_csv(
-            study.loci.genes,
-            separator="," if ".csv" in study.loci.genes.suffixes else "\t",
-            schema_overrides={"chromosome": pl.String},
-        )
-        genes = check(raw, GENES, where=str(study.loci.genes))
+        genes = read_checked(study.loci.genes, GENES)
     people = rows_of(genotypes, analysed.flow.ids)
     found = find_loci(
         results,
@@ -238,13 +224,7 @@ def _source_rows(results: Results, loci: pl.DataFrame) -> np.ndarray:
 
 def _compared(study: Study, loci: pl.DataFrame) -> Compared:
     assert study.truth is not None
-    planted = study.truth.loci
-    frame = (
-        pl.read_parquet(planted)
-        if planted.suffix == ".parquet"
-        else pl.read_csv(planted, separator="\t", schema_overrides={"chromosome": pl.String})
-    )
-    return compare(loci, frame, distance=study.truth.distance)
+    return compare(loci, read_checked(study.truth.loci, TRUE_LOCI), distance=study.truth.distance)
 
 
 def _export(study: Study, results: Results, layout: Any, out: Path) -> None:

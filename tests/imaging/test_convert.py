@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 
 from clinome.core.errors import FormatError, OutputError, SchemaError
+from clinome.core.schema import IMAGES
 from clinome.formats.picture import write_picture
+from clinome.formats.table import read_checked
 from clinome.imaging import convert
-from clinome.imaging.convert import content_key, read_images, read_square, squares
+from clinome.imaging.convert import content_key, read_square, squares
 
 
 def table(tmp_path: Path, pictures: list[np.ndarray], sides: list[str | None]) -> pl.DataFrame:
@@ -89,13 +91,13 @@ def test_images_tables_keep_identifiers_as_text(tmp_path: Path, suffix: str) -> 
         frame.write_parquet(path)
     else:
         frame.write_csv(path, separator="," if suffix == ".csv" else "\t")
-    assert read_images(path).equals(frame)
+    assert read_checked(path, IMAGES).equals(frame)
 
 
 def test_a_table_that_is_no_images_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image_id,participant_id\n1,2\n")
     with pytest.raises(SchemaError, match="'path' is missing"):
-        read_images(tmp_path / "a.csv")
+        read_checked(tmp_path / "a.csv", IMAGES)
     (tmp_path / "a.parquet").write_text("no parquet")
     with pytest.raises(FormatError, match="cannot be read"):
-        read_images(tmp_path / "a.parquet")
+        read_checked(tmp_path / "a.parquet", IMAGES)

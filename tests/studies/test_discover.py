@@ -116,7 +116,9 @@ def test_people_who_do_not_match_are_answered_with_a_guess(files: Files, tmp_pat
 
 def test_deepnull_and_components_join_the_covariates(files: Files, tmp_path: Path) -> None:
     study = study_of(
-        files, phenotypes=Phenotypes(path=files.traits, adjust="deepnull", transform="rank-normal"), cohort=Cohort(principal_components=2)
+        files,
+        phenotypes=Phenotypes(path=files.traits, adjust="deepnull", transform="rank-normal"),
+        cohort=Cohort(principal_components=2),
     )
     summary = run_study(study, tmp_path / "out")
     assert any("DeepNull" in sentence for sentence in summary["methods"])

@@ -53,7 +53,7 @@ def array_genotypes(
     chromosomes: list[str] | None = None,
     build: str | None = None,
 ) -> ArrayGenotypes:
-    """Wrap ``counts`` with plain names: people p0, p1, …, variants v0, v1, … every 10 kb on chromosome 1, alleles A (effect) and G."""
+    """Wrap ``counts`` with plain names: p0, p1, …; v0, v1, … every 10 kb on chromosome 1; alleles A (effect) and G."""
     m, n = counts.shape
     samples = pl.DataFrame(
         {"participant_id": [f"p{i}" for i in range(n)], "family_id": [f"p{i}" for i in range(n)], "sex": [None] * n},
