@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 from clinome.stats.exact import fixed_point
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 510, 32_768]), st.floats(1e-30, 1e30))
 def test_a_product_is_the_exact_sum_in_any_order_and_split(seed: int, largest: int, size: float) -> None:
     generator = np.random.default_rng(seed)
@@ -20,12 +18,11 @@ def test_a_product_is_the_exact_sum_in_any_order_and_split(seed: int, largest: i
     order = generator.permutation(300)
     np.testing.assert_array_equal(counts[:, order] @ fixed.integers[order], product)
     np.testing.assert_array_equal(counts[:, :100] @ fixed.integers[:100] + counts[:, 100:] @ fixed.integers[100:], product)
-    exact = [
-        [sum(Fraction(int(c)) * int(x) for c, x in zip(row, column, strict=True)) for column in fixed.integers.T] for row in counts
-    ]
-    assert [[int(v) for v in row] for row in product] == [[int(v) for v in row] for row in exact]
+    exact = counts.astype(np.int64).astype(object) @ fixed.integers.astype(np.int64).astype(object)  # Python's own integers
+    assert (product.astype(np.int64).astype(object) == exact).all()
     assert (np.abs(fixed.integers * fixed.unit - columns) <= fixed.unit / 2).all()
-    assert (fixed.unit <= np.abs(columns).sum(axis=0) * largest * 2.0**-50).all()
+    by_sum, by_entry = np.abs(columns).sum(axis=0) * largest * 2.0**-50, np.abs(columns).max(axis=0) * 2.0**-43
+    assert (fixed.unit <= np.maximum(by_sum, by_entry)).all()
 
 
 def test_a_column_is_treated_by_itself_and_zeros_stay_zeros() -> None:

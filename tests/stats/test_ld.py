@@ -15,8 +15,8 @@ def test_it_is_the_squared_correlation_of_the_counts_with_missing_at_the_mean() 
     mine = np.where(lead < 0, lead[lead >= 0].mean(), lead)
     expected = [np.corrcoef(row, mine)[0, 1] ** 2 for row in filled]
     np.testing.assert_allclose(r_squared(noisy, lead), expected, atol=1e-12)
-    dosages = np.where(noisy < 0, -1, noisy * 16_384).astype(np.int32)
-    np.testing.assert_allclose(r_squared(dosages, np.where(lead < 0, -1, lead * 16_384)), expected, atol=1e-12)
+    dosages = np.where(noisy < 0, -1, noisy.astype(np.int32) * 16_384)
+    np.testing.assert_allclose(r_squared(dosages, np.where(lead < 0, -1, lead.astype(np.int32) * 16_384)), expected, atol=1e-12)
     flipped = np.where(noisy < 0, -1, 2 - noisy)
     np.testing.assert_allclose(r_squared(flipped, lead), expected, atol=1e-12)
 
