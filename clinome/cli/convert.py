@@ -1,0 +1,77 @@
+"""`clinome convert`: genotypes or summary statistics in a file of another kind."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class StatisticsLayout(StrEnum):
+    """Text layouts of summary statistics."""
+
+    gwas_ssf = "gwas-ssf"
+    regenie = "regenie"
+    plink2 = "plink2"
+
+
+def convert(
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write: .bed or .pgen, .tsv or .tsv.gz; a folder for all traits of --results.", show_default=False
+        ),
+    ],
+    genotypes: Annotated[
+        str | None, typer.Option(help="A .bed, .pgen, .bgen, .vcf.gz or .bcf; or a pattern with * over chromosomes.")
+    ] = None,
+    sumstats: Annotated[Path | None, typer.Option(help="A file of summary statistics: GWAS-SSF, REGENIE or PLINK 2.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Result folder, as 'clinome run' or 'clinome gwas' wrote it.")] = None,
+    layout: Annotated[StatisticsLayout | None, typer.Option(help="Layout of the summary statistics to write.")] = None,
+    trait: Annotated[
+        str | None, typer.Option(help="The trait of --results to write (all without it), or the name of that of --sumstats.")
+    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="List of people to keep (IID, or FID IID), with --genotypes.")] = None,
+    extract: Annotated[Path | None, typer.Option(help="List of ids of variants to keep, with --genotypes.")] = None,
+    sample: Annotated[Path | None, typer.Option(help="The .sample file of a BGEN.")] = None,
+    build: Annotated[str | None, typer.Option(help="Genome build, e.g. GRCh38, where the file does not state it.")] = None,
+) -> None:
+    """Write genotypes as .bed or .pgen, or summary statistics in another layout, from one of --genotypes, --sumstats, --results.
+
+    Example:
+
+        clinome convert --genotypes biobank/genotypes.bed --out biobank.pgen
+
+        clinome convert --results biobank-gwas --layout regenie --out regenie
+
+        clinome convert --sumstats t.regenie.gz --layout plink2 --out t.glm.gz
+    """
+    from clinome.core.errors import StudyError
+    from clinome.genetics.convert import genotype_file, result_files, statistics_file
+
+    sources = {"--genotypes": genotypes, "--sumstats": sumstats, "--results": results}
+    given = [name for name, value in sources.items() if value is not None]
+    if len(given) != 1:
+        raise StudyError("one source is converted at a time", got=" and ".join(given) or "none", expected=" or ".join(sources))
+    of_genotypes = {"--keep": keep, "--extract": extract, "--sample": sample, "--build": build}
+    of_statistics = {"--layout": layout, "--trait": trait}
+    for name, value in (of_statistics if genotypes is not None else of_genotypes).items():
+        if value is not None:
+            raise StudyError(f"{name} does not go with {given[0]}", do=f"leave {name} out")
+    if genotypes is not None:
+        made = genotype_file(genotypes, out, keep=keep, extract=extract, sample_file=sample, build=build)
+        for note in made.notes:
+            typer.echo(f"note: {note}", err=True)
+        typer.echo(f"{made.n_variants:,} variants of {made.n_people:,} people: {out}")
+        return
+    if layout is None:
+        raise StudyError(
+            f"{given[0]} needs a layout", expected=" or ".join(f"--layout {choice.value}" for choice in StatisticsLayout)
+        )
+    if sumstats is not None:
+        typer.echo(f"{statistics_file(sumstats, out, layout=layout.value, trait=trait):,} variants: {out}")
+    elif results is not None:
+        for file in result_files(results, out, layout=layout.value, trait=trait):
+            typer.echo(file)
