@@ -62,8 +62,10 @@ class Options:
         ):
             if value not in words:
                 raise StudyError(f"{name} cannot be {value!r}", expected=" or ".join(repr(w) for w in words))
-        if self.shard_size < 1 or (self.block_size is not None and self.block_size < 1):
-            raise StudyError("a shard and a block hold at least one variant", got=f"{self.shard_size}, {self.block_size}")
+        for name in ("shard_size", "block_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise StudyError(f"{name} is out of range", got=value, expected="at least one variant")
 
 
 class _Job(NamedTuple):

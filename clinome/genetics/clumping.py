@@ -43,8 +43,13 @@ class Clumping:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if not 0 < self.alpha < 1 or not 0 <= self.r2 <= 1 or min(self.radius, self.merge, self.flank) < 0:
-            raise StudyError("a clumping setting is out of range", got=self, expected="0 < alpha < 1, 0 ≤ r2 ≤ 1, distances ≥ 0")
+        for name, good, expected in (
+            ("alpha", 0 < self.alpha < 1, "more than 0 and less than 1"),
+            ("r2", 0 <= self.r2 <= 1, "0 to 1"),
+            *((name, getattr(self, name) >= 0, "0 base pairs or more") for name in ("radius", "merge", "flank")),
+        ):
+            if not good:
+                raise StudyError(f"the clumping setting {name} is out of range", got=getattr(self, name), expected=expected)
 
 
 class Loci(NamedTuple):

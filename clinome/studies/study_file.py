@@ -9,6 +9,7 @@ study genotypes covariates cohort phenotypes images gwas loci truth
 from __future__ import annotations
 
 import difflib
+import glob
 import re
 import tomllib
 import types
@@ -20,6 +21,12 @@ from clinome.core.errors import StudyError
 from clinome.genetics.association import Options
 from clinome.genetics.clumping import Clumping
 from clinome.imaging.embedding import Config as Embedding
+
+
+def _within(name: str, value: float | None, low: float, high: float | None = None) -> None:
+    if value is not None and (value < low or (high is not None and value > high)):
+        expected = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+        raise StudyError(f"{name} is out of range", got=value, expected=expected)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Cohort:
     kinship: float | None = None
     principal_components: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _within("kinship", self.kinship, 0.0, 0.5)
+        _within("principal_components", self.principal_components, 0)
+
 
 @dataclass(frozen=True)
 class Phenotypes:
@@ -116,6 +128,10 @@ class LociSettings:
     genes: Path | None = None
     pictures: int = 12
 
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _within("pictures", self.pictures, 0)
+
 
 @dataclass(frozen=True)
 class TruthFile:
@@ -123,6 +139,10 @@ class TruthFile:
 
     loci: Path
     distance: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _within("distance", self.distance, 0)
 
 
 @dataclass(frozen=True)
@@ -176,21 +196,27 @@ def read_study(path: str | Path) -> Study:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise StudyError("the study file cannot be read", where=path, got=error.strerror) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise StudyError("the study file is not UTF-8 text", where=f"{path}, line {line}", do="save it as UTF-8") from error
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyError("the study file is not TOML", where=path, got=error) from error
     reader = _Reader(path, text)
     for name in found:
-        if name not in SECTIONS or not isinstance(found[name], dict):
+        if name in SECTIONS and not isinstance(found[name], dict):
+            raise reader.error(f"{name} is a section", name, expected=f"[{name}] once, in single brackets, with its keys below")
+        if name not in SECTIONS:
             raise reader.error(f"there is no section [{name}]" + _near(name, SECTIONS), name, expected=", ".join(SECTIONS))
     if "genotypes" not in found:
-        raise StudyError("the section [genotypes] is missing", where=path, expected='[genotypes]\\npath = "…"')
+        raise StudyError("the section [genotypes] is missing", where=path, expected='[genotypes], and below it path = "…"')
     made = {name: reader.section(SECTIONS[name], found[name], name) for name in found}
     try:
         return Study(**made)
     except StudyError as error:
-        raise StudyError(str(error), where=path) from error
+        section = next((name for name in ("images", "phenotypes") if name in found), "genotypes")
+        raise reader.error(str(error), section) from error
 
 
 class _Reader:
@@ -226,7 +252,7 @@ class _Reader:
         except StudyError as error:
             if "line " in str(error):
                 raise
-            named = next((k for k in table if k in str(error)), None)
+            named = next((k for k in table if re.search(rf"\b{k}\b", error.what)), None)
             raise StudyError(str(error), where=f"{self.path}, line {self._line(section, named)}") from error
 
     def _make(self, kind: type[Any], table: dict[str, Any], section: str) -> Any:
@@ -256,9 +282,19 @@ class _Reader:
             elif choice is float and isinstance(value, (int, float)) and not isinstance(value, bool):
                 return float(value)
             elif isinstance(value, choice) and not (choice is int and isinstance(value, bool)):
-                return str(self.path.parent / value) if (section, key) == ("genotypes", "path") else value
+                return self._genotypes(value) if (section, key) == ("genotypes", "path") else value
         expected = " or ".join(_words(choice) for choice in choices)
         raise self.error(f"[{section}] {key} has a value that it cannot have", section, key, got=repr(value), expected=expected)
+
+    def _genotypes(self, value: str) -> str:
+        """Return the path or pattern of the genotypes, seen from the study file; something must match it."""
+        whole = str(self.path.parent / value)
+        if "*" not in value:
+            return str(self._file(value, "genotypes", "path"))
+        if not glob.glob(whole):  # noqa: PTH207 - absolute patterns
+            do = "paths are relative to the study file"
+            raise self.error("[genotypes] path is a pattern that no file matches", "genotypes", "path", got=whole, do=do)
+        return whole
 
     def _file(self, value: str, section: str, key: str) -> Path:
         file = self.path.parent / value

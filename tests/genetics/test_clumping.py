@@ -192,7 +192,7 @@ def test_a_scan_without_a_hit_has_tables_without_rows(tmp_path: Path) -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"alpha": 0.0}, {"alpha": 1.0}, {"r2": 1.5}, {"radius": -1}, {"merge": -1}):
-        with pytest.raises(StudyError, match="a clumping setting is out of range"):
+        with pytest.raises(StudyError, match=f"the clumping setting {next(iter(wrong))} is out of range"):
             Clumping(**wrong)  # type: ignore[arg-type]
 
 
