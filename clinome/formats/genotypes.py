@@ -241,8 +241,10 @@ def agreed_build(asked: str | None, stated: str | None, where: Path) -> str | No
     Raises
     ------
     StudyError
-        When both are given and differ.
+        When both are given and differ, or what the caller says is no name of a build.
     """
+    if asked and build_name(asked) is None:
+        raise StudyError("this is no name of a genome build", got=repr(asked), expected="for example GRCh38, hg19 or GRCm39")
     asked, stated = build_name(asked), build_name(stated)
     if asked and stated and asked != stated:
         raise StudyError(

@@ -270,6 +270,8 @@ def test_names_that_are_not_there_are_answered_with_near_ones(gwas: Callable[...
     assert_refused(gwas(genotypes=files.traits), out, "this is no genotype file that can be read", ".bed, .pgen, .bgen, .vcf")
     (tmp_path / "keep.txt").write_text("somebody\n")
     assert_refused(gwas(keep=tmp_path / "keep.txt"), out, "nobody is left to analyse", "not in the keep list")
+    assert_refused(gwas(build="the new one"), out, "this is no name of a genome build", "'the new one'", "GRCh38")
+    assert_refused(gwas(hwe=-1), out, "the filter hwe is out of range", "0 to 1")
     assert_refused(gwas(maf=0.7), out, "the filter maf is out of range", "0 to 0.5")
 
 
