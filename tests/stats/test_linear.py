@@ -63,6 +63,17 @@ def test_score_statistic_is_the_square_of_a_partial_correlation() -> None:
     assert (beta[3, 1] / error[3, 1]) ** 2 == pytest.approx((len(g) - 4) * (g @ y) ** 2 / (g @ g) / (y @ y), rel=1e-9)
 
 
+def test_score_statistic_of_the_observed_people_when_missing_genotypes_are_left_out() -> None:
+    counts, outcomes, covariates = example(5)
+    beta, error, _ = run(counts, outcomes, covariates, statistic="score", missing="drop")
+    for v, p in np.ndindex(beta.shape):
+        people = np.isfinite(outcomes[:, p]) & (counts[v] >= 0)
+        design = np.column_stack([np.ones(people.sum()), ((covariates - covariates.mean(0)) / covariates.std(0))[people]])
+        project = np.eye(len(design)) - design @ np.linalg.pinv(design)
+        g, y = project @ counts[v, people], project @ outcomes[people, p]
+        assert (beta[v, p] / error[v, p]) ** 2 == pytest.approx((len(g) - 4) * (g @ y) ** 2 / (g @ g) / (y @ y), rel=1e-8)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), missing=st.sampled_from(["mean", "drop"]), scale=st.sampled_from([1, 16384]))
 def test_results_do_not_depend_on_block_order_or_companions_to_the_last_bit(seed: int, missing: str, scale: int) -> None:
