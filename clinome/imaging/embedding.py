@@ -132,6 +132,7 @@ def embed(
     config: Config | None = None,
     participants: pl.DataFrame | None = None,
     splits: pl.DataFrame | None = None,
+    pictures_in: Path | None = None,
 ) -> Embedding:
     """Make phenotypes of everyone in ``images``; each step is found again when nothing it depends on has changed.
 
@@ -149,6 +150,8 @@ def embed(
     splits
         ``core.schema.SPLITS``, to choose the sides yourself: 'encoder' and 'association' for ``training='outside'``, any two
         or more folds for 'cross-fit'. People it does not name are neither seen nor phenotyped.
+    pictures_in
+        The folder that keeps the decoded pictures, when another call has decoded them there; ``out`` otherwise.
 
     Raises
     ------
@@ -166,7 +169,7 @@ def embed(
     stages = Stages(usable_folder(out))
     clock = _Clock()
     with clock.timing("decode"):
-        pixels, digest = _decode(images, root, stages, config)
+        pixels, digest = _decode(images, root, Stages(usable_folder(pictures_in or out)), config)
     seen = views(images)
     everyone, family = households(seen, participants)
     table = assign(seen, family, fractions=config.sides(), seed=config.seed) if splits is None else check(splits, SPLITS)

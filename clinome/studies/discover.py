@@ -5,6 +5,7 @@
     traits/       what is scanned: transformed traits, covariates with principal components, DeepNull's predictions
     gwas/         the result store, Manhattan, QQ, λ
     loci/         loci, regional LD, evidence, average pictures of each genotype, truth when it is known
+    floor/        the same with the floor's phenotypes (plain pixels, nobody left out), beside which the encoder stands
     report.html   reads the tables above and summary.json
 
 `clinome run`, `clinome gwas` and `clinome demo` are this one flow.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -27,6 +28,7 @@ from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import GENES, IMAGES, TRUE_LOCI
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.genotypes import Genotypes
+from clinome.formats.sumstats import Layout
 from clinome.formats.table import LoadedTable, read_checked, read_table
 from clinome.genetics.association import associate
 from clinome.genetics.clumping import find_loci, save_loci
@@ -61,26 +63,20 @@ def run_study(study: Study, out: str | Path, *, report: bool = True) -> dict[str
         covariates = read_covariates(study.covariates)
         table, images, trait_ids = _sources(study)
         keys = _Keys(study, genotypes, images)
-
-        people_folder = stages.run("people", keys.people, lambda d: save_people(gather(study, genotypes, trait_ids, covariates), d))
-        people = load_people(people_folder)
+        folder = stages.run("people", keys.people, lambda d: save_people(gather(study, genotypes, trait_ids, covariates), d))
+        people = load_people(folder)
         folder = stages.run("phenotypes", keys.phenotypes, lambda d: _phenotypes(study, people, table, images, d))
-        phenotypes = pl.read_parquet(folder / "phenotypes.parquet")
-        taught = _taught(folder)
-        traits_folder = stages.run(
-            "traits", keys.traits, lambda d: save_analysed(analyse(study, people, genotypes, phenotypes, covariates, taught), d)
-        )
-        analysed = load_analysed(traits_folder)
-        gwas = stages.run("gwas", keys.gwas, lambda d: _scan(study, analysed, genotypes, d))
-        results = Results(gwas)
-        loci = stages.run("loci", keys.loci, lambda d: _loci(study, analysed, genotypes, results, images, out, d))
+        run = _Run(study, genotypes, people, covariates, folder, stages)
+        found = _associate(run, "", keys.traits, folder)
+        floor = _associate(run, "floor/", keys.traits, folder / "floor") if (folder / "floor").is_dir() else None
         for layout in study.gwas.export:
-            stages.run(f"export-{layout}", keys.exported(layout), lambda d, layout=layout: _export(study, results, layout, out))  # type: ignore[misc]
+            _export(run, found.results, layout, keys.gwas)
     finally:
         genotypes.close()
-    summary = _summary(study, people, analysed, results, loci, genotypes, table, stages)
+    summary = _summary(run, found, floor, table)
     write_json(out / "summary.json", summary)
-    for name, frame in (("flow", analysed.flow.table()), ("exclusions", analysed.flow.exclusions())):
+    flow = found.analysed.flow
+    for name, frame in (("flow", flow.table()), ("exclusions", flow.exclusions())):
         with replacing(out / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
     inputs = [*genotypes.paths, *(p for p in (study.phenotypes.path, study.images and study.images.path) if p)]
@@ -91,6 +87,45 @@ def run_study(study: Study, out: str | Path, *, report: bool = True) -> dict[str
 
         write_report(out)
     return summary
+
+
+class _Run(NamedTuple):
+    """What the stages of one study share; ``phenotypes`` is the folder of that stage."""
+
+    study: Study
+    genotypes: Genotypes
+    people: People
+    covariates: LoadedTable | None
+    phenotypes: Path
+    stages: Stages
+
+
+class _Found(NamedTuple):
+    """What came of one set of phenotypes."""
+
+    analysed: Analysed
+    results: Results
+    loci: pl.DataFrame
+    truth: Compared | None
+
+
+def _associate(run: _Run, where: str, key: str, source: Path) -> _Found:
+    """Take the phenotypes in ``source`` to loci, in the stages ``<where>traits``, ``<where>gwas`` and ``<where>loci``."""
+    study, genotypes = run.study, run.genotypes
+    phenotypes, taught = pl.read_parquet(source / "phenotypes.parquet"), _taught(source)
+    folder = run.stages.run(
+        f"{where}traits",
+        key,
+        lambda d: save_analysed(analyse(study, run.people, genotypes, phenotypes, run.covariates, taught), d),
+    )
+    analysed = load_analysed(folder)
+    options = replace(study.gwas.options, block_size=None)
+    key = fingerprint(key, options, study.gwas.omnibus, study.loci.clumping.alpha)
+    results = Results(run.stages.run(f"{where}gwas", key, lambda d: _scan(study, analysed, genotypes, d)))
+    key = fingerprint(key, study.loci, study.truth)
+    folder = run.stages.run(f"{where}loci", key, lambda d: _loci(run, analysed, results, d, pictures=not where))
+    loci = pl.read_parquet(folder / "loci.parquet")
+    return _Found(analysed, results, loci, _compared(study, loci) if study.truth else None)
 
 
 class _Keys:
@@ -107,13 +142,7 @@ class _Keys:
         self.phenotypes = fingerprint(self.people, study.images and study.images.embedding, wanted, shown)
         analysis = (study.cohort.principal_components, study.phenotypes.transform, study.phenotypes.adjust, study.study.seed)
         self.traits = fingerprint(self.phenotypes, analysis)
-        options = replace(study.gwas.options, block_size=None)
-        self.gwas = fingerprint(self.traits, options, study.gwas.omnibus, study.loci.clumping.alpha)
-        self.loci = fingerprint(self.gwas, study.loci, study.truth)
-
-    def exported(self, layout: str) -> str:
-        """Return the key of an export."""
-        return fingerprint(self.gwas, layout)
+        self.gwas = fingerprint(self.traits, replace(study.gwas.options, block_size=None))
 
 
 def _sources(study: Study) -> tuple[LoadedTable | None, pl.DataFrame | None, list[str]]:
@@ -137,7 +166,11 @@ def _phenotypes(study: Study, people: People, table: LoadedTable | None, images:
     if study.images is not None and images is not None:
         mine = images.filter(pl.col("participant_id").is_in(list(people.flow.ids)))
         known = pl.DataFrame({"participant_id": people.flow.ids, "family_id": [people.family[p] for p in people.flow.ids]})
-        embed(mine, root=study.images.path.parent, out=folder, config=study.images.embedding, participants=known)
+        root, config = study.images.path.parent, study.images.embedding
+        embed(mine, root=root, out=folder, config=config, participants=known)
+        if config.encoder != "pixels":  # the floor: same pictures, no training, nobody left out
+            plain = replace(config, encoder="pixels")
+            embed(mine, root=root, out=folder / "floor", config=plain, participants=known, pictures_in=folder)
         with replacing(folder / "owners.parquet") as temporary:
             mine.select("participant_id").write_parquet(temporary)
         return
@@ -180,12 +213,9 @@ def _limits(study: Study, analysed: Analysed, results: Results) -> Any:
     return thresholds(study.loci.clumping.alpha, analysed.effective_tests, has_traits=True, has_omnibus=bool(results.omnibus_sets))
 
 
-def _loci(
-    study: Study, analysed: Analysed, genotypes: Genotypes, results: Results, images: pl.DataFrame | None, out: Path, folder: Path
-) -> None:
-    genes = None
-    if study.loci.genes is not None:
-        genes = read_checked(study.loci.genes, GENES)
+def _loci(run: _Run, analysed: Analysed, results: Results, folder: Path, *, pictures: bool) -> None:
+    study, genotypes = run.study, run.genotypes
+    genes = read_checked(study.loci.genes, GENES) if study.loci.genes is not None else None
     people = rows_of(genotypes, analysed.flow.ids)
     found = find_loci(
         results,
@@ -199,20 +229,25 @@ def _loci(
     if genes is not None:
         with replacing(folder / "genes.parquet") as temporary:
             genes.write_parquet(temporary)
-    if images is not None and study.loci.pictures and found.loci.height:
+    if pictures and study.images is not None and study.loci.pictures and found.loci.height:
         shown = found.loci.sort("neg_log_10_p_value", descending=True).head(study.loci.pictures).sort("locus")
-        owners = pl.read_parquet(out / "phenotypes" / "owners.parquet")["participant_id"].to_list()
-        pixels = np.load(out / "phenotypes" / "pictures.npy", mmap_mode="r")
         order = genotypes.samples[people].select("participant_id")
         basis = np.zeros((len(people), 0))
         if analysed.covariates is not None:
             basis = order.join(analysed.covariates, on="participant_id", maintain_order="left").drop("participant_id").to_numpy()
-        rows = _source_rows(results, shown)
-        average_pictures(shown, genotypes, rows, pixels=pixels, owners=owners, people=people, covariates=basis, out=folder)
+        average_pictures(
+            shown,
+            genotypes,
+            _source_rows(results, shown),
+            pixels=np.load(run.phenotypes / "pictures.npy", mmap_mode="r"),
+            owners=pl.read_parquet(run.phenotypes / "owners.parquet")["participant_id"].to_list(),
+            people=people,
+            covariates=basis,
+            out=folder,
+        )
     if study.truth is not None:
-        compared = _compared(study, found.loci)
         with replacing(folder / "truth.parquet") as temporary:
-            compared.table.write_parquet(temporary)
+            _compared(study, found.loci).table.write_parquet(temporary)
 
 
 def _source_rows(results: Results, loci: pl.DataFrame) -> np.ndarray:
@@ -227,45 +262,44 @@ def _compared(study: Study, loci: pl.DataFrame) -> Compared:
     return compare(loci, read_checked(study.truth.loci, TRUE_LOCI), distance=study.truth.distance)
 
 
-def _export(study: Study, results: Results, layout: Any, out: Path) -> None:
-    export(results, out, layout=layout, source=study.genotypes.path)
+def _export(run: _Run, results: Results, layout: Layout, key: str) -> None:
+    source = run.study.genotypes.path
+    run.stages.run(
+        f"export-{layout}", fingerprint(key, layout), lambda _: export(results, run.stages.out, layout=layout, source=source)
+    )
 
 
-def _summary(
-    study: Study,
-    people: People,
-    analysed: Analysed,
-    results: Results,
-    loci: Path,
-    genotypes: Genotypes,
-    table: LoadedTable | None,
-    stages: Stages,
-) -> dict[str, Any]:
-    found = pl.read_parquet(loci / "loci.parquet")
+def _summary(run: _Run, found: _Found, floor: _Found | None, table: LoadedTable | None) -> dict[str, Any]:
+    study, analysed, results = run.study, found.analysed, found.results
     limits = _limits(study, analysed, results)
-    compared = _compared(study, found) if study.truth is not None else None
     n_covariates = 0 if analysed.covariates is None else analysed.covariates.width - 1
-    run = results.run
-    notes = [*people.notes, *(table.notes if table else ()), *analysed.notes]
-    notes += [f"{n:,} variants left out by the filter {name}" for name, n in run["filtered"].items()]
-    notes += [f"{n:,} variants have no estimate: {why}" for why, n in run["not_estimated"].items()]
+    counted = results.run
+    notes = [*run.people.notes, *(table.notes if table else ()), *analysed.notes]
+    notes += [f"{n:,} variants left out by the filter {name}" for name, n in counted["filtered"].items()]
+    notes += [f"{n:,} variants have no estimate: {why}" for why, n in counted["not_estimated"].items()]
+    rows = headline(analysed, counted, found.loci.height, found.truth.line if found.truth else None)
+    if floor is not None:
+        said = f"{floor.loci.height} loci in {len(floor.analysed.flow.ids):,} people"
+        if floor.truth is not None:
+            said += f", {floor.truth.found} of {floor.truth.counted} planted, {floor.truth.false} false"
+        rows.append(["floor: plain pixels, no training", said])
     return {
         "title": study.study.title,
         "subtitle": study.study.subtitle,
         "kind": "discover" if study.images else "gwas",
-        "headline": headline(analysed, run, found.height, compared.line if compared else None),
+        "headline": rows,
         "warnings": inflation_warnings(results, covariates=n_covariates),
         "notes": notes,
-        "methods": methods(study, analysed, run, limits),
+        "methods": methods(study, analysed, counted, limits),
         "settings": json.loads(json.dumps(_without_folders(asdict(study)), default=str)),
         "thresholds": {"dimension": limits.dimension, "omnibus": limits.omnibus, "study_wide": limits.study_wide},
         "effective_tests": analysed.effective_tests,
         "n_participants": len(analysed.flow.ids),
-        "n_variants": run["n_variants"],
+        "n_variants": counted["n_variants"],
         "n_traits": results.traits.height,
-        "build": genotypes.build,
-        "truth_line": compared.line if compared else None,
-        "seconds": stages.seconds,
+        "build": run.genotypes.build,
+        "truth_line": found.truth.line if found.truth else None,
+        "seconds": run.stages.seconds,
     }
 
 

@@ -38,9 +38,14 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
         }.get((e.encoder, e.training), "")
         said.append(
             f"Pictures (central square scaled to {e.size} pixels{', left eyes mirrored' if e.mirror else ''}) were turned into "
-            f"features by {how}{who}. Features were averaged over the pictures of a person and reduced to {e.dimensions} "
-            "principal axes."
+            f"features by {how}{who}. Features were averaged over the pictures of a person, whitened by their covariance between "
+            f"pictures of one person, and reduced to {e.dimensions} principal axes."
         )
+        if e.encoder != "pixels":
+            said.append(
+                "The encoder's features stand beside plain pixels and colour statistics. The floor is these alone, without "
+                "training and so with nobody left out."
+            )
     if study.cohort.kinship is not None:
         said.append(f"Of people with a KING-robust kinship of {study.cohort.kinship:g} or more, one was kept.")
     covariates = ", ".join(run["covariates"]) or "none"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clinome.core.errors import OutputError
-from clinome.core.files import write_json
+from clinome.core.files import remove_half_written, write_json
 from clinome.core.progress import say
 
 
@@ -21,7 +21,7 @@ class Stages:
     out: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+    def run(self, name: str, key: str, make: Callable[[Path], object]) -> Path:
         """Have ``make`` fill the folder ``name`` unless it was filled with the same ``key``; return the folder.
 
         A folder that was begun with another key is emptied first; one begun with the same key is left to ``make``, which
@@ -38,12 +38,14 @@ class Stages:
         if state == {"key": key, "finished": True}:
             say(f"{name}: nothing has changed")
             return folder
+        if folder.exists():
+            remove_half_written(folder)
         if folder.exists() and not state and any(folder.iterdir()):
             raise OutputError(
                 f"a folder named {name!r} is there that no study has made", where=folder, do="choose another --out, or move it away"
             )
         if folder.exists() and state.get("key") != key:
-            shutil.rmtree(folder)
+            _empty(folder, but=mark)  # the mark goes last: a kill in between leaves a folder that is known as a stage's
         write_json(mark, {"key": key, "finished": False})
         say(f"{name} …")
         start = time.perf_counter()
@@ -51,3 +53,11 @@ class Stages:
         self.seconds[name] = round(time.perf_counter() - start, 1)
         write_json(mark, {"key": key, "finished": True})
         return folder
+
+
+def _empty(folder: Path, *, but: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry != but:
+            entry.unlink()
