@@ -20,6 +20,8 @@ from typing import Any
 
 from clinome.core.errors import OutputError
 
+_PARTIAL = ".partial."
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -34,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         When the folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}{_PARTIAL}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -48,6 +50,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def remove_half_written(folder: str | Path) -> None:
+    """Remove what processes that were killed inside :func:`replacing` left in ``folder`` and below (no other may work there)."""
+    for left in Path(folder).rglob(f".*{_PARTIAL}*"):
+        left.unlink(missing_ok=True)
 
 
 def _about(error: OSError, path: Path, temporary: Path) -> bool:
@@ -73,7 +81,7 @@ def usable_folder(path: str | Path) -> Path:
     path = Path(path)
     with replacing(path / ".writable") as temporary:
         temporary.touch()
-    (path / ".writable").unlink()
+    (path / ".writable").unlink(missing_ok=True)
     return path
 
 

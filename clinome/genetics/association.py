@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import CohortError, OutputError, StudyError, TraitError
-from clinome.core.files import replacing, usable_folder, write_json
+from clinome.core.files import remove_half_written, replacing, usable_folder, write_json
 from clinome.core.progress import track
 from clinome.core.provenance import fingerprint
 from clinome.core.schema import COVARIATES, PHENOTYPES, check
@@ -295,7 +294,10 @@ def _start(out: Path, run: dict[str, Any]) -> Results | None:
     if done.exists():
         return Results(out)
     if not begun.exists() and (out / "shards").exists():
-        shutil.rmtree(out / "shards")
+        raise OutputError(
+            "a folder named 'shards' is there that no scan has made", where=out, do="choose another --out, or move it away"
+        )
+    remove_half_written(out)
     write_json(begun, {"fingerprint": run["fingerprint"]})
     return None
 
@@ -381,7 +383,7 @@ def _finish(
     dimensions: list[int],
 ) -> None:
     """Write the tables of variants and traits, number the shards' rows by them, and mark the run as finished."""
-    seen = pl.concat([pl.read_parquet(p) for p in sorted((out / "shards").glob("*.variants.parquet"))])
+    seen = pl.concat([pl.read_parquet(p) for p in sorted((out / "shards").glob("[0-9]*.variants.parquet"))])
     dropped = seen.filter(pl.col("reason").str.starts_with("filter:").fill_null(False))
     kept = seen.filter(~pl.col("reason").str.starts_with("filter:").fill_null(False))
     if not kept.height:

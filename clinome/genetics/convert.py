@@ -108,7 +108,7 @@ def result_files(folder: str | Path, out: str | Path, *, layout: Layout, trait: 
     """
     folder, out = Path(folder), Path(out)
     store = folder / "gwas" if (folder / "gwas").is_dir() else folder
-    if not (store / "traits.parquet").exists() or not any(store.glob("shards/*.arrow")):
+    if not (store / "traits.parquet").exists() or not any(store.glob("shards/[0-9]*.arrow")):
         raise StudyError(
             "the folder holds no finished scan", where=folder, do="name the folder that clinome run or clinome gwas wrote to"
         )

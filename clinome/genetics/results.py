@@ -102,7 +102,7 @@ class Results:
 
     @cached_property
     def _files(self) -> list[Path]:
-        return sorted((self.folder / "shards").glob("*.arrow"))
+        return sorted((self.folder / "shards").glob("[0-9]*.arrow"))  # not what a killed run left half-written
 
     def _shard(self, number: int, start: int, columns: tuple[str, ...]) -> Shard:
         """Read ``columns`` of one shard, whose first variant is row ``start``."""

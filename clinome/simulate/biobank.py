@@ -30,7 +30,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import OutputError, StudyError
-from clinome.core.files import replacing, usable_folder, write_json
+from clinome.core.files import remove_half_written, replacing, usable_folder, write_json
 from clinome.core.progress import say, track
 from clinome.core.provenance import write_provenance
 from clinome.core.schema import IMAGES, PARTICIPANTS, TRUE_LOCI, check
@@ -224,8 +224,7 @@ def _begin(paths: Biobank, arguments: Arguments) -> Path:
     work = paths.folder / _WORK
     if (work / "arguments.json").is_file():
         _compare(paths.folder, work / "arguments.json", arguments)
-        for half_written in paths.folder.rglob(".*.partial.*"):
-            half_written.unlink()
+        remove_half_written(paths.folder)
         return work
     foreign = [path.name for path in paths[1:-1] if path.exists() and not paths.manifest.exists()]
     if foreign:

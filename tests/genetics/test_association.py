@@ -160,8 +160,29 @@ def test_killed_and_started_again_it_writes_the_same_bytes(tmp_path: Path) -> No
         _ = Results(tmp_path / "killed").run
     assert start(tmp_path, "killed").wait(60) == 0
     assert {name: (shards / name).stat().st_mtime_ns for name in finished} == finished  # what was whole was not done again
-    left = content(tmp_path / "killed")
-    assert {name: data for name, data in left.items() if ".partial." not in name} == content(tmp_path / "undisturbed")
+    assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")
+
+
+def test_what_a_killed_process_left_half_written_is_not_read_and_goes(tmp_path: Path) -> None:
+    genotypes, traits, covariates = cohort(5)
+    associate(genotypes, traits, covariates=covariates, out=tmp_path)
+    whole = numbers(Results(tmp_path), traits.columns[1])
+    shards = tmp_path / "shards"
+    for name in ("000000.arrow", "000000.variants.parquet"):
+        (shards / f".1.partial.{name}").write_bytes((shards / name).read_bytes()[:100])
+    assert numbers(Results(tmp_path), traits.columns[1]).equals(whole)
+    (tmp_path / "run.json").unlink()  # as if the kill had come before the end
+    assert numbers(associate(genotypes, traits, covariates=covariates, out=tmp_path), traits.columns[1]).equals(whole)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_folder_of_somebody_else_is_not_cleared(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mine.txt").write_text("mine")
+    genotypes, traits, _ = cohort(5)
+    with pytest.raises(OutputError, match="that no scan has made"):
+        associate(genotypes, traits, out=tmp_path)
+    assert (tmp_path / "shards" / "mine.txt").read_text() == "mine"
 
 
 def test_the_same_call_reads_nothing_again_and_another_is_refused(tmp_path: Path) -> None:
