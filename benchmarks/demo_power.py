@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/demo_power.py --seeds 20 --work /tmp/demo_power
 
 Each seed is a biobank of its own, run exactly as `make demo` runs seed 1. Then the same phenotypes are scanned with the
-genotypes' names permuted: whatever is found is false. The floor is plain pixels without training, in everybody. Finished seeds are kept in ``--work``, so the command goes on after a
-kill; the record goes to benchmarks/results/demo_power.json with date, code version and machine.
+genotypes' names permuted: whatever is found is false. The floor is plain pixels without training, in everybody. Finished
+seeds are kept in ``--work``, so the command goes on after a kill; the record goes to benchmarks/results/demo_power.json with
+date, code version and machine.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ class Stages:
         if folder.exists() and state.get("key") != key:
             _empty(folder, but=mark)  # the mark goes last: a kill in between leaves a folder that is known as a stage's
         write_json(mark, {"key": key, "finished": False})
+        for stale in ("report.html", "summary.json"):  # of what the stages held before
+            (self.out / stale).unlink(missing_ok=True)
         say(f"{name} …")
         start = time.perf_counter()
         make(folder)
