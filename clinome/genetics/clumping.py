@@ -173,10 +173,8 @@ def _evidence(results: Results, leads: pl.DataFrame) -> pl.DataFrame:
     wanted = leads["row"].to_numpy()
     names, group = results.traits["trait"].to_list(), results.traits["group"].to_numpy()
     frames = []
-    for shard in results.shards(("beta", "standard_error", "n")):
+    for shard in results.shards(("beta", "standard_error", "n"), holding=wanted):
         inside = np.flatnonzero(np.isin(wanted, shard.rows))
-        if not len(inside):
-            continue
         at = wanted[inside] - shard.rows[0]
         beta, error = shard.beta[at], shard.standard_error[at]
         with np.errstate(divide="ignore", invalid="ignore"):

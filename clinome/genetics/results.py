@@ -65,6 +65,10 @@ class Results:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        """Take a path in text as well."""
+        object.__setattr__(self, "folder", Path(self.folder))
+
     @cached_property
     def run(self) -> dict[str, Any]:
         """What ``run.json`` says."""
@@ -88,11 +92,15 @@ class Results:
         """Names of the omnibus sets, in the order of the store's columns."""
         return list(self.run["omnibus_sets"])
 
-    def shards(self, columns: tuple[str, ...] = Shard._fields[1:]) -> Iterator[Shard]:
-        """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no width."""
+    def shards(self, columns: tuple[str, ...] = Shard._fields[1:], *, holding: NDArray[np.int64] | None = None) -> Iterator[Shard]:
+        """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no width.
+
+        ``holding``: only the shards that hold one of these rows; others are not read.
+        """
         start = 0
         for number, height in enumerate(self._heights):
-            yield self._shard(number, start, columns)
+            if holding is None or ((holding >= start) & (holding < start + height)).any():
+                yield self._shard(number, start, columns)
             start += height
 
     @cached_property

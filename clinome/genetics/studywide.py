@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from clinome.core.errors import StudyError
 from clinome.core.files import replacing
 from clinome.core.progress import track
 from clinome.core.schema import LAMBDAS, MANHATTAN, QQ, check
@@ -21,7 +22,7 @@ from clinome.genetics.results import Results, Shard, combined_omnibus
 Floats = NDArray[np.float64]
 GENOME_WIDE = 5e-8
 INFLATED = 1.1  # a genomic-control factor above this is warned about …
-ENOUGH = 500  # … when it rests on at least so many variants
+_CHANCE = 14.0  # … and above 1 + this / √variants: six standard errors of the median, for variants in LD are fewer than they are
 _EDGES = np.concatenate([np.arange(0, 8, 0.01), np.arange(8, 40.5, 0.5)])  # of |z|
 _BINS = ("all", "below 0.01", "0.01 to 0.05", "above 0.05")
 _SHOWN = 60  # traits with quantiles of their own; all others are in the pooled curve
@@ -95,6 +96,11 @@ def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE) -> 
 
     ``tests`` is the effective number of traits (:func:`clinome.stats.multiple_testing.effective_tests`), by which the strongest
     trait's p is corrected; with an omnibus beside the traits both are corrected for being two.
+
+    Raises
+    ------
+    StudyError
+        When no variant has an estimate for any trait.
     """
     variants, traits = results.variants, results.traits
     frequency = variants["effect_allele_frequency"].to_numpy()
@@ -121,6 +127,13 @@ def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE) -> 
     evidence = pl.concat(rows)
     keep = [c for c in variants.columns if c in {column.name for column in MANHATTAN.columns}]
     _save(variants.select(keep).hstack(evidence), MANHATTAN, results.folder / "manhattan.parquet")
+    if not any(curve.total for curve in curves.values()):
+        raise StudyError(
+            "no variant has an estimate for any trait",
+            where=results.folder,
+            got="; ".join(f"{n:,} variants: {why}" for why, n in results.run["not_estimated"].items()),
+            do="see that genotypes vary among the people analysed, and that there are more people than covariates",
+        )
     found = {key: curve for key, curve in curves.items() if curve.total and (key[0] != "all traits" or len(names) != 1)}
     lambdas = pl.DataFrame(
         [(t, b, (c.median() ** 2) / _CHI2_MEDIAN, c.total) for (t, b), c in found.items()],
@@ -197,7 +210,7 @@ def inflation_warnings(results: Results, *, covariates: int) -> list[str]:
         (pl.col("frequency_bin") == "all")
         & (pl.col("test") != "all traits")  # the pooled one rests on traits × variants, which are not independent
         & (pl.col("lambda_gc") > INFLATED)
-        & (pl.col("n_variants") >= ENOUGH)
+        & (pl.col("lambda_gc") > 1 + _CHANCE / pl.col("n_variants").sqrt())
     )
     if not lambdas.height:
         return []

@@ -190,6 +190,22 @@ def test_a_scan_without_a_hit_has_tables_without_rows(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "loci.parquet").height == 0
 
 
+@pytest.mark.parametrize("traits", [1, 2])
+def test_a_trait_that_a_variant_decides_wholly_is_a_locus_with_a_finite_p(traits: int, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    counts = random_counts(generator, 40, PEOPLE, maf=(0.3, 0.5))
+    given = {"coat": counts[7].astype(float), "noise": generator.normal(size=PEOPLE)}
+    made = scanned(tmp_path, counts, np.arange(1, 41) * 1_000_000, dict(list(given.items())[:traits]))
+    assert np.isfinite(made.results.trait("coat")["neg_log_10_p_value"].to_numpy()).all()
+    assert loci_of(made).loci["variant_id"].to_list() == ["v7"]
+
+
+def test_a_scan_without_a_single_estimate_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no variant has an estimate for any trait") as said:
+        scanned(tmp_path, np.ones((3, PEOPLE), np.int8), np.arange(1, 4), {"y": np.arange(PEOPLE, dtype=float)})
+    assert "3 variants: no variation" in str(said.value)
+
+
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"alpha": 0.0}, {"alpha": 1.0}, {"r2": 1.5}, {"radius": -1}, {"merge": -1}):
         with pytest.raises(StudyError, match=f"the clumping setting {next(iter(wrong))} is out of range"):
