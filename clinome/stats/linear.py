@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 Statistic = Literal["t", "score"]
 Missing = Literal["mean", "drop"]
 COLLINEAR = 1e-6  # a count of whose variance the covariates leave less than this share has no beta
+_RESOLVED = 2.0**-50  # share of a sum of squares below which a remainder is rounding
 _PRODUCTS = 16_000_000  # people × columns of products held at once where people are left out variant by variant
 
 
@@ -220,7 +221,7 @@ def _estimate(gg: Floats, gy: Floats, yy: Floats, residual_df: Floats, statistic
     with np.errstate(divide="ignore", invalid="ignore"):
         beta = gy / gg
         if statistic == "t":
-            variance = np.maximum(yy - beta * gy, 0.0) / (residual_df - 1)
+            variance = np.maximum(yy - beta * gy, yy * _RESOLVED) / (residual_df - 1)  # a perfect fit keeps a finite p
         else:
             variance = yy / residual_df
         return beta * scale, np.sqrt(variance / gg) * scale
@@ -374,5 +375,6 @@ def omnibus(result: Scan, group: Group) -> Floats:
     share = np.zeros(len(t2))  # (g̃'u)² / g̃'g̃ of each orthonormal outcome u, of sum of squares 1
     for p in range(d):
         share = share + t2[:, p] / (t2[:, p] + residual_df)
+    share = np.minimum(share, 1 - _RESOLVED)
     with np.errstate(divide="ignore", invalid="ignore"):
         return neg_log10_f(share / (1 - share) * df2 / d, d, df2)
