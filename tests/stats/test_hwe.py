@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import comb
+from scipy.stats import norm
 from toolkit.genotypes import array_genotypes, random_counts
 from toolkit.plink2 import run
 
 from clinome.formats.plink import write_plink
-from clinome.stats.hwe import hardy_weinberg
+from clinome.stats.hwe import _reach, hardy_weinberg
 
 
 def test_every_p_equals_plink2(program: Callable[[str], str], tmp_path: Path) -> None:
@@ -42,3 +43,12 @@ def test_it_is_the_sum_over_tables_no_likelier_and_does_not_care_which_allele_is
     expected = sum(w for w in ways.values() if w <= ways[ab]) / sum(ways.values())
     assert hardy_weinberg(aa, ab, bb)[0] == pytest.approx(expected, rel=1e-8)
     assert hardy_weinberg(bb, ab, aa)[0] == hardy_weinberg(aa, ab, bb)[0]
+
+
+def test_of_a_biobank_s_counts_only_those_are_summed_that_matter() -> None:
+    n = 500_000
+    low, high = _reach(n, n, n // 2)
+    assert high - low < n / 50
+    # 1,000 heterozygotes too few, in steps of two, against the normal limit
+    p = hardy_weinberg([125_500], [249_000], [125_500])[0]
+    assert p == pytest.approx(2 * norm.sf(999 / np.sqrt(n / 4)), rel=0.01)
