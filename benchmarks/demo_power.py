@@ -78,7 +78,7 @@ def _shuffled(folder: Path, seed: int) -> Any:
     (place / "genotypes.fam").write_text("\n".join(lines[i] for i in order) + "\n")
     phenotypes = pl.read_parquet(folder / "study" / "phenotypes" / "phenotypes.parquet").drop_nulls()
     phenotypes.write_parquet(place / "phenotypes.parquet")
-    study = read_study(folder / "study.toml")
+    study = read_study(folder / "biobank" / "study.toml")
     return replace(
         study,
         genotypes=GenotypeFiles(str(place / "genotypes.bed")),

@@ -35,7 +35,11 @@ def phenotype(
 ) -> None:
     """Make phenotypes of people from their pictures, with the quality of each.
 
-    Example:  clinome phenotype --images biobank/images.parquet --out phenotypes --encoder pixels
+    Families stay on one side of the encoder when --participants names them.
+
+    Example:
+
+        clinome phenotype --images biobank/images.parquet --participants biobank/participants.parquet --out phenotypes
     """
     from dataclasses import replace
 
@@ -46,7 +50,7 @@ def phenotype(
     from clinome.imaging.embedding import Config, embed
 
     config = Config(encoder=encoder, training=training, outside_fraction=outside_fraction, dimensions=dimensions)  # type: ignore[arg-type]
-    config = replace(config, size=size, seed=seed, threads=threads, epochs=epochs or config.epochs)
+    config = replace(config, size=size, seed=seed, threads=threads, epochs=config.epochs if epochs is None else epochs)
     people = None if participants is None else read_table(participants).frame.select(pl.col("^(participant_id|family_id)$"))
     made = embed(read_checked(images, IMAGES), root=images.parent, out=out, config=config, participants=people)
     n_people, n_traits = made.phenotypes.height - made.exclusions.height, made.phenotypes.width - 1

@@ -38,7 +38,6 @@ def simulate(
         out, participants=participants, variants=variants, seed=seed, size=size, heritable=not null, options=options
     )
     typer.echo(f"{participants} people, {variants} variants and their photographs are in {biobank.folder}")
-    typer.echo(
-        f"next:  clinome gwas --genotypes {biobank.genotypes} --phenotypes {biobank.true_latents} "
-        f"--covariates {biobank.covariates} --out {out}-gwas"
-    )
+    from clinome.studies.demo import write_study
+
+    typer.echo(f"next:  clinome run {write_study(out, participants=participants, seed=seed)} --out {out}-study")

@@ -27,7 +27,7 @@ class Linkage(NamedTuple):
 
     ``ids`` are the people in every source, in the order of the first one. ``sources`` has a row a source: ``source``,
     ``people``, ``matched`` (in all sources), ``unmatched``, and ``examples`` (at most two identifiers that did not match).
-    ``guess`` says why few match and what to do, or is None.
+    ``guess`` says why few match and what to do, without naming anybody (it goes into logs and reports), or is None.
     """
 
     ids: tuple[str, ...]
@@ -57,12 +57,10 @@ def link(sources: Mapping[str, Sequence[str]]) -> Linkage:
     shared = set.intersection(*sets.values())
     first = next(iter(sources.values()))
     ids = tuple(person for person in first if person in shared)
-    guess = None
-    if len(ids) < _FEW * min(map(len, sets.values())):
-        guess = _worst_pair(sets)
+    few = len(ids) < _FEW * min(map(len, sets.values()))
     if not ids:
         examples = "; ".join(f"{name} ({len(people)} people) has {min(people)!r}" for name, people in sets.items())
-        do = guess or "see that the sources name the same people in the same way"
+        do = _worst_pair(sets, examples=True) or "see that the sources name the same people in the same way"
         raise CohortError("nobody is in all sources", got=examples, expected="the same identifiers", do=do)
     rows = [
         {
@@ -74,21 +72,23 @@ def link(sources: Mapping[str, Sequence[str]]) -> Linkage:
         }
         for name, people in sets.items()
     ]
-    return Linkage(ids, pl.DataFrame(rows), guess)
+    return Linkage(ids, pl.DataFrame(rows), _worst_pair(sets, examples=False) if few else None)
 
 
-def _worst_pair(sets: Mapping[str, set[str]]) -> str | None:
+def _worst_pair(sets: Mapping[str, set[str]], *, examples: bool) -> str | None:
     """Find the two sources with the smallest overlap and guess why."""
     names = list(sets)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     if not pairs:
         return None
     a, b = min(pairs, key=lambda pair: len(sets[pair[0]] & sets[pair[1]]) / min(len(sets[pair[0]]), len(sets[pair[1]])))
-    return guess_mismatch(sets[a], sets[b], names=(a, b))
+    return guess_mismatch(sets[a], sets[b], names=(a, b), examples=examples)
 
 
-def guess_mismatch(left: set[str], right: set[str], *, names: tuple[str, str]) -> str | None:
+def guess_mismatch(left: set[str], right: set[str], *, names: tuple[str, str], examples: bool = True) -> str | None:
     """Say which rewriting of identifiers would make ``left`` and ``right`` match, or None when none at least doubles it.
+
+    ``examples``: show one identifier rewritten.
 
     >>> guess_mismatch({"7_7", "8_8"}, {"7", "8"}, names=("traits", "genotypes"))
     "traits seems to join FID and IID ('7_7' for '7'): 2 of 2 would match; keep the part after the '_' in traits"
@@ -102,8 +102,8 @@ def guess_mismatch(left: set[str], right: set[str], *, names: tuple[str, str]) -
             matched = rewritten.keys() & other
             if len(matched) > best:
                 best, example = len(matched), min(matched)
-                pair = f"({rewritten[example]!r} for {example!r})"
-                said = f"{name} seems to {why} {pair}: {len(matched)} of {smaller} would match; {cure} in {name}"
+                pair = f" ({rewritten[example]!r} for {example!r})" if examples else ""
+                said = f"{name} seems to {why}{pair}: {len(matched)} of {smaller} would match; {cure} in {name}"
     return said
 
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -121,7 +123,7 @@ def provenance(*, inputs: Iterable[str | Path] = (), settings: Any = None, seed:
     """Return everything a reader needs to make a result again. File names are kept, folders above them are not."""
     return {
         "clinome": code_version(),
-        "command": " ".join(["clinome", *sys.argv[1:]]) if Path(sys.argv[0]).name.startswith(("clinome", "__main__")) else None,
+        "command": _command(),
         "inputs": [{"name": Path(p).name, "bytes": Path(p).stat().st_size, "sha256": checksum(p)} for p in inputs],
         "settings": asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings,
         "seed": seed,
@@ -129,6 +131,13 @@ def provenance(*, inputs: Iterable[str | Path] = (), settings: Any = None, seed:
         "libraries": libraries(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _command() -> str | None:
+    """Return the command as it was typed, without the folders above its files (they may name people or projects)."""
+    if not Path(sys.argv[0]).name.startswith(("clinome", "__main__")):
+        return None
+    return shlex.join(["clinome", *(re.sub(r"^(--?[\w-]+=)?.*/(?=.)", r"\1", word.rstrip("/")) for word in sys.argv[1:])])
 
 
 def write_provenance(folder: str | Path, **about: Any) -> Path:

@@ -432,12 +432,17 @@ def _values(raw: _Raw, name: str, *, codes: frozenset[str], numbers_only: bool) 
             where=raw.at(wrong[0], name),
             got=f"{word!r} ({len(wrong)} of {len(words)} rows hold text)",
             expected="a number or " + ", ".join(code for code in MISSING if code),
-            do=f"name the traits to analyse, or, if it means missing, pass missing = [{word!r}]",
+            do=f"name the traits to analyse, or, if it means missing, {_as_missing(word)}",
         )
     if 2 * len(wrong) >= words.count():
         return words, []
     note = f"column {name} holds text in {len(wrong)} of {len(words)} rows ({word!r} first, {raw.unit} {raw.numbers[wrong[0]]}) "
-    return words, [note + f"and is read as categories: if it means missing, pass missing = [{word!r}]"]
+    return words, [note + f"and is read as categories: if it means missing, {_as_missing(word)}"]
+
+
+def _as_missing(code: str) -> str:
+    """Say how a code is named as missing."""
+    return f"name it as missing: --missing-code={code}, or missing = [{code!r}] in a study file and in Python"
 
 
 def _finite(raw: _Raw, numbers: pl.Series) -> tuple[pl.Series, list[str]]:
@@ -450,11 +455,11 @@ def _finite(raw: _Raw, numbers: pl.Series) -> tuple[pl.Series, list[str]]:
             f"column {name!r} holds a value that is not finite",
             where=raw.at(infinite[0], name),
             got=f"{value} ({len(infinite)} of {len(numbers)} rows)",
-            do=f"correct it, or, if it means missing, pass missing = ['{value}']",
+            do=f"correct it, or, if it means missing, {_as_missing(str(value))}",
         )
     negative = numbers.filter(numbers < 0)
     if len(negative) < 3 or negative.n_unique() > 1 or negative[0] not in _SENTINELS:
         return numbers, []
     code = f"{negative[0]:g}"
     note = f"column {name} holds {code} in {len(negative)} rows and no other negative value: "
-    return numbers, [note + f'if it means missing, pass missing = ["{code}"]']
+    return numbers, [note + f"if it means missing, {_as_missing(code)}"]

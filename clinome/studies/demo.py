@@ -11,17 +11,17 @@ from clinome.studies.discover import run_study
 from clinome.studies.study_file import read_study
 
 STUDY = """\
-# From photographs to loci: the study of `clinome demo`. docs/study_file.md describes every key.
+# From photographs to loci: the study of `clinome demo`. docs/reference/study_file.md describes every key.
 [study]
 title = "Fundus photographs to loci"
 subtitle = "a simulated biobank of {participants:,} people whose truth is known"
 seed = {seed}
 
 [genotypes]
-path = "biobank/genotypes.bed"
+path = "genotypes.bed"
 
 [covariates]
-path = "biobank/covariates.tsv"
+path = "covariates.tsv"
 columns = ["age", "sex", "centre"]
 
 [cohort]
@@ -29,7 +29,7 @@ kinship = 0.0884               # second-degree relatives and closer: one of two 
 principal_components = 6
 
 [images]
-path = "biobank/images.parquet"
+path = "images.parquet"
 encoder = "contrastive"
 training = "outside"           # people who teach the encoder are left out of the association
 outside_fraction = 0.3
@@ -45,18 +45,23 @@ maf = 0.01
 alpha = 5e-8
 radius = 1000000
 merge = 500000
-genes = "biobank/genes.tsv"
+genes = "genes.tsv"
 
 [truth]
-loci = "biobank/true_loci.parquet"
+loci = "true_loci.parquet"
 """
 
 
-def run_demo(out: str | Path, *, participants: int = 4_000, variants: int = 30_000, seed: int = 1) -> dict[str, Any]:
-    """Simulate a biobank into ``out/biobank``, write ``out/study.toml``, and run it into ``out/study``; return its summary."""
-    out = Path(out)
-    simulate_biobank(out / "biobank", participants=participants, variants=variants, seed=seed)
-    path = out / "study.toml"
+def write_study(biobank: Path, *, participants: int, seed: int) -> Path:
+    """Write the study file of a simulated biobank into its folder and return its path."""
+    path = biobank / "study.toml"
     with replacing(path) as temporary:
         temporary.write_text(STUDY.format(participants=participants, seed=seed), encoding="utf-8")
-    return run_study(read_study(path), out / "study")
+    return path
+
+
+def run_demo(out: str | Path, *, participants: int = 4_000, variants: int = 30_000, seed: int = 1) -> dict[str, Any]:
+    """Simulate a biobank with its study file into ``out/biobank`` and run it into ``out/study``; return the summary."""
+    biobank = Path(out) / "biobank"
+    simulate_biobank(biobank, participants=participants, variants=variants, seed=seed)
+    return run_study(read_study(write_study(biobank, participants=participants, seed=seed)), Path(out) / "study")

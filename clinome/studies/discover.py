@@ -56,7 +56,17 @@ def run_study(study: Study, out: str | Path, *, report: bool = True) -> dict[str
     ClinomeError
         Of the part that fails, with what to do; stages that were finished stay.
     """
+    out = Path(out)
+    fresh = not out.exists()
     out = usable_folder(out)
+    try:
+        return _run_stages(study, out, report=report)
+    finally:
+        if fresh and not any(out.iterdir()):  # nothing came of it: leave no empty folder behind
+            out.rmdir()
+
+
+def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
     stages = Stages(out)
     genotypes = open_genotypes(study.genotypes.path, build=study.genotypes.build, sample_file=study.genotypes.sample)
     try:
@@ -134,11 +144,10 @@ class _Keys:
     def __init__(self, study: Study, genotypes: Genotypes, images: pl.DataFrame | None) -> None:
         files = {**asdict(study.genotypes), "files": list(genotypes.paths)}
         source = study.phenotypes.path or (study.images.path if study.images else None)
-        self.people = fingerprint(
-            clinome.__version__, files, study.covariates, study.cohort.keep, study.cohort.remove, study.cohort.kinship, source
-        )
+        cohort = (study.cohort.keep, study.cohort.remove, study.cohort.kinship)
+        self.people = fingerprint(clinome.__version__, files, study.covariates, cohort, source, study.phenotypes.id_column)
         shown = content_key(images, study.images.path.parent) if images is not None and study.images else None
-        wanted = (study.phenotypes.columns, study.phenotypes.missing, study.phenotypes.id_column)
+        wanted = (study.phenotypes.columns, study.phenotypes.missing)
         self.phenotypes = fingerprint(self.people, study.images and study.images.embedding, wanted, shown)
         analysis = (study.cohort.principal_components, study.phenotypes.transform, study.phenotypes.adjust, study.study.seed)
         self.traits = fingerprint(self.phenotypes, analysis)

@@ -195,7 +195,7 @@ def read_study(path: str | Path) -> Study:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise StudyError("the study file cannot be read", where=path, got=error.strerror) from error
+        raise StudyError("the study file cannot be read", where=path, got=error.strerror, do="see its path and rights") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise StudyError("the study file is not UTF-8 text", where=f"{path}, line {line}", do="save it as UTF-8") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 from typer.testing import CliRunner
 
+from clinome.studies.study_file import read_study
 from clinome.cli import app
 from clinome.simulate.biobank import biobank_paths
 
@@ -21,7 +22,8 @@ def test_it_writes_what_was_asked_for_and_names_the_next_command(tmp_path: Path)
     words = ("--participants", 40, "--variants", 400, "--chromosomes", 2, "--seed", 4, "--size", 32, "--image-format", "png")
     printed = run(*words, "--missing", 0, "--null", "--out", tmp_path / "b")
     paths = biobank_paths(tmp_path / "b")
-    assert f"clinome gwas --genotypes {paths.genotypes} --phenotypes {paths.true_latents}" in printed
+    assert f"clinome run {paths.folder / 'study.toml'} --out" in printed
+        assert read_study(paths.folder / "study.toml").truth is not None
     assert pl.read_parquet(paths.true_loci).height == 0
     images = pl.read_parquet(paths.images)
     assert images.height == 160

@@ -98,7 +98,10 @@ def test_missing_codes_are_named_never_guessed(write) -> None:
     assert loaded.frame["age"].null_count() == 0
     assert loaded.frame.schema["code"] == pl.String
     assert len(loaded.notes) == 2, "score has other negative values"
-    assert 'age holds -9 in 3 rows and no other negative value: if it means missing, pass missing = ["-9"]' in loaded.notes[0]
+    assert (
+        "age holds -9 in 3 rows and no other negative value: if it means missing, name it as missing: --missing-code=-9"
+        in loaded.notes[0]
+    )
     assert "code holds text in 3 of 10 rows ('.' first, line 2)" in loaded.notes[1]
     coded = read_table(path, missing=["-9", "."])
     assert [coded.frame[name].null_count() for name in ("age", "score", "code")] == [3, 3, 3]
