@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 from typer.testing import CliRunner
 
-from clinome.studies.study_file import read_study
 from clinome.cli import app
 from clinome.simulate.biobank import biobank_paths
+from clinome.studies.study_file import read_study
 
 
 def run(*words: object) -> str:
@@ -23,7 +23,7 @@ def test_it_writes_what_was_asked_for_and_names_the_next_command(tmp_path: Path)
     printed = run(*words, "--missing", 0, "--null", "--out", tmp_path / "b")
     paths = biobank_paths(tmp_path / "b")
     assert f"clinome run {paths.folder / 'study.toml'} --out" in printed
-        assert read_study(paths.folder / "study.toml").truth is not None
+    assert read_study(paths.folder / "study.toml").truth is not None
     assert pl.read_parquet(paths.true_loci).height == 0
     images = pl.read_parquet(paths.images)
     assert images.height == 160
