@@ -46,6 +46,7 @@ def test_a_guess_names_source_example_and_cure_and_changes_nothing(rewrite, said
     few = link({"genotypes": PEOPLE, "traits": [*PEOPLE[:3], *exported[3:]]})
     assert few.ids == tuple(PEOPLE[:3])
     assert few.guess is not None
+    assert not any(repr(p) in few.guess for p in (*PEOPLE, *exported))  # it goes into reports
 
 
 def test_letter_case_is_guessed() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -106,6 +107,12 @@ def test_provenance_names_files_without_the_folders_above_them(tmp_path: Path) -
     assert "someone" not in json.dumps(said)
     assert said["seed"] == 3
     assert "numpy" in said["libraries"]
+
+
+def test_provenance_has_the_command_without_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--genotypes", "/home/jane/chr *.bed", "--out=/home/jane/results/", "--maf", "0.01", "traits.tsv"]
+    monkeypatch.setattr(sys, "argv", ["/home/jane/.venv/bin/clinome", "gwas", *words])
+    assert provenance()["command"] == "clinome gwas --genotypes 'chr *.bed' --out=results --maf 0.01 traits.tsv"
 
 
 def test_json_of_equal_values_is_equal_bytes(tmp_path: Path) -> None:

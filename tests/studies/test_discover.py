@@ -106,6 +106,20 @@ def test_the_flow_accounts_for_everybody(files: Files, tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "out" / "exclusions.parquet").height == 6
 
 
+def test_another_column_of_ids_is_linked_anew(files: Files, tmp_path: Path) -> None:
+    table = pl.read_csv(files.traits, separator="\t", null_values="NA").rename({"IID": "mine"})
+    swapped = pl.Series("theirs", [*table["mine"][1:], table["mine"][0]])
+    table = table.drop("FID", strict=False).with_columns(swapped)
+    table[:-20].write_csv(files.traits, separator="\t", null_value="NA")
+    columns = tuple(c for c in table.columns if c not in ("mine", "theirs"))
+    people = []
+    for column in ("mine", "theirs"):
+        wanted = Phenotypes(path=files.traits, columns=columns, id_column=column)
+        run_study(study_of(files, phenotypes=wanted), tmp_path / "out", report=False)
+        people.append(set(pl.read_parquet(tmp_path / "out" / "people" / "people.parquet")["participant_id"]))
+    assert people[0] != people[1]
+
+
 def test_people_who_do_not_match_are_answered_with_a_guess(files: Files, tmp_path: Path) -> None:
     table = pl.read_csv(files.traits, separator="\t", null_values="NA").with_columns(pl.format("{}_{}", "IID", "IID").alias("IID"))
     table.write_csv(files.traits, separator="\t", null_value="NA")
