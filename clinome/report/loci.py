@@ -7,6 +7,7 @@ person rather than a genotype, and it is withheld.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,11 @@ class Loci:
     evidence: dict[str, Any] | None
 
 
-def loci(folder: Path, line: float | None) -> Loci | None:
-    """Read the tables in ``loci/``; ``None`` where there is no table of loci. ``line`` is the significance of one dimension."""
+def loci(folder: Path, lines: Mapping[str, float | None]) -> Loci | None:
+    """Read the tables in ``loci/``; ``None`` where there is no table of loci.
+
+    ``lines`` holds the −log10 p at which one 'dimension' and the 'omnibus' are significant.
+    """
     found = table(folder, "loci/loci.parquet", LOCI)
     if found is None:
         return None
@@ -86,6 +90,7 @@ def loci(folder: Path, line: float | None) -> Loci | None:
     for row in found.iter_rows(named=True):
         region = None
         if regions is not None and row["locus"] in strongest:
+            line = lines.get("omnibus" if row["best_trait"] == "omnibus" else "dimension")
             region = _region(row, regions.filter(pl.col("locus") == row["locus"]), genes, line)
         omnibus, study_wide = joint.get((row["chromosome"], row["position"], row["variant_id"]), (None, None))
         rows.append(Locus(row, omnibus, study_wide, pictures.get(row["locus"], ()), region))

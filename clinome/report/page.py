@@ -73,7 +73,7 @@ def render(folder: Path) -> str:
         "phenotypes": phenotypes(folder),
         "manhattan": manhattan(folder, about.thresholds, trait=about.trait),
         "quantiles": quantiles(folder),
-        "loci": loci(folder, about.thresholds.get("dimension")),
+        "loci": loci(folder, about.thresholds),
         "truth": truth(folder, about.truth_distance),
         "provenance": provenance(folder),
     }

@@ -14,13 +14,16 @@ from clinome.report.page import write_report
 from clinome.report.truth import truth
 
 
+LINES = {"dimension": 8.1, "omnibus": 7.6}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return result_folder(tmp_path_factory.mktemp("result"), n_variants=3_000)
 
 
 def test_pictures_are_in_the_page_by_copies_and_the_difference_last(folder: Path) -> None:
-    found = loci(folder, 8.1)
+    found = loci(folder, LINES)
     assert found is not None
     pictures = found.rows[0].pictures
     assert [(p.kind, p.genotype, p.copies, p.n) for p in pictures] == [
@@ -35,7 +38,7 @@ def test_pictures_are_in_the_page_by_copies_and_the_difference_last(folder: Path
 
 
 def test_an_average_of_few_people_is_withheld_and_so_is_the_difference_made_of_it(folder: Path) -> None:
-    found = loci(folder, 8.1)
+    found = loci(folder, LINES)
     assert found is not None
     last = found.rows[-1].pictures
     assert [p.withheld for p in last] == [False, False, True, True]
@@ -47,7 +50,7 @@ def test_an_average_of_few_people_is_withheld_and_so_is_the_difference_made_of_i
 
 
 def test_every_locus_has_its_region_with_genes_in_lanes_that_do_not_overlap(folder: Path) -> None:
-    found = loci(folder, 8.1)
+    found = loci(folder, LINES)
     assert found is not None
     for locus, (chromosome, position, trait, value, gene) in zip(found.rows, LEADS, strict=True):
         region = locus.region
@@ -74,7 +77,7 @@ def test_a_dense_region_keeps_its_lead_and_its_linked_variants(tmp_path: Path, g
         {"locus": 1, "variant_id": names, "chromosome": "1", "position": position, "neg_log_10_p_value": r2 * 30, "r2": r2}
     )
     frame.write_parquet(folder / "loci/regions.parquet")
-    found = loci(folder, None)
+    found = loci(folder, {})
     assert found is not None
     region = found.rows[0].region
     assert region is not None
@@ -84,7 +87,7 @@ def test_a_dense_region_keeps_its_lead_and_its_linked_variants(tmp_path: Path, g
 
 
 def test_the_joint_evidence_of_a_lead_comes_from_the_scan(folder: Path) -> None:
-    found = loci(folder, 8.1)
+    found = loci(folder, LINES)
     assert found is not None
     scan = pl.read_parquet(folder / "gwas/manhattan.parquet")
     for locus in found.rows:
@@ -94,7 +97,7 @@ def test_the_joint_evidence_of_a_lead_comes_from_the_scan(folder: Path) -> None:
 
 
 def test_evidence_is_a_grid_of_loci_by_traits(folder: Path) -> None:
-    found = loci(folder, 8.1)
+    found = loci(folder, LINES)
     assert found is not None
     assert found.evidence is not None
     assert found.evidence["traits"] == TRAITS
@@ -122,3 +125,15 @@ def test_truth_counts_recovered_missed_and_false(folder: Path) -> None:
     assert page.count("✗ missed") == 2  # one of them not counted
     assert page.count("✗ false") == 1
     assert "planted loci found 3/4, false loci 1" in page
+
+
+def test_the_line_of_a_region_is_that_of_the_test_it_shows(tmp_path: Path) -> None:
+    folder = result_folder(tmp_path, n_variants=500)
+    path = folder / "loci/loci.parquet"
+    table = pl.read_parquet(path)
+    by_omnibus = pl.when(pl.col("locus") == 1).then(pl.lit("omnibus")).otherwise("best_trait").alias("best_trait")
+    table.with_columns(by_omnibus).write_parquet(path)
+    found = loci(folder, LINES)
+    assert found is not None
+    regions = [locus.region for locus in found.rows if locus.number <= 2]
+    assert [None if region is None else region["line"] for region in regions] == [7.6, 8.1]
