@@ -13,7 +13,6 @@ from clinome.report.loci import FEWEST, MOST_POINTS, loci
 from clinome.report.page import write_report
 from clinome.report.truth import truth
 
-
 LINES = {"dimension": 8.1, "omnibus": 7.6}
 
 
