@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+import clinome
 from clinome.core.errors import CohortError, OutputError, StudyError, TraitError
 from clinome.core.files import remove_half_written, replacing, usable_folder, write_json
 from clinome.core.progress import track
@@ -130,67 +131,96 @@ def associate(
     """
     options = options or Options()
     out = usable_folder(out)
-    names = [c for c in traits.columns if c != "participant_id"]
-    people, basis, tables = _align(genotypes, traits, covariates, omnibus_sets or {})
-    order = genotypes.samples[people].select("participant_id")
-    outcomes = _matrix(order, traits)
-    own = None if trait_covariates is None else _matrix(order, trait_covariates.select("participant_id", *names))
-    sets = [_omnibus_set(order, table, trait_covariates) for table in tables.values()]
-    _refuse_unusable(names, outcomes, basis.shape[1])
+    given = _arrays(genotypes, traits, covariates, trait_covariates, omnibus_sets or {})
     rows = np.arange(genotypes.variants.height, dtype=np.int64) if variants is None else variants
     if not len(rows):
         raise StudyError("there are no variants to scan", where=", ".join(p.name for p in genotypes.paths) or None)
+    groups = prepare(given.outcomes, given.basis, given.own)
+    _refuse_explained(given.names, groups)
+    run = _described(genotypes, given, rows, options, covariates)
+    finished = _start(out, run)
+    if finished is not None:
+        return finished
 
+    scale = genotypes.read(rows[:1], given.people[:1]).scale
+    whitened = [whiten(values, np.hstack([given.basis, extra])) for values, extra in given.sets.values()]
+    job = _Job(
+        source=genotypes,
+        people=given.people,
+        batches=_batches(groups, scale),
+        sets=[digitise([g], scale=scale) for g in whitened],
+        n_traits=len(given.names),
+        groups=groups,
+        options=options,
+        info=genotypes.variants["info"].to_numpy() if "info" in genotypes.variants.columns else None,
+        autosomal=~genotypes.variants["chromosome"].is_in(["X", "Y", "MT"]).to_numpy(),
+    )
+    shards = [rows[i : i + options.shard_size] for i in range(0, len(rows), options.shard_size)]
+    for number, shard in enumerate(track(shards, "association")):
+        _scan_shard(job, shard, out, number)
+    _finish(out, run, given.names, groups, genotypes, [g.n for g in whitened], [len(g.outcomes) for g in whitened])
+    return Results(out)
+
+
+class _Arrays(NamedTuple):
+    """The tables of a scan as arrays over the same ``people`` (rows of the samples).
+
+    ``basis`` are the covariates; ``own`` (n_people, n_traits) one more for each trait, or None; ``sets`` holds for each omnibus
+    set its values and its further covariates.
+    """
+
+    names: list[str]
+    people: NDArray[np.int64]
+    basis: Floats
+    outcomes: Floats
+    own: Floats | None
+    sets: dict[str, tuple[Floats, Floats]]
+
+
+def _arrays(
+    genotypes: Genotypes,
+    traits: pl.DataFrame,
+    covariates: pl.DataFrame | None,
+    trait_covariates: pl.DataFrame | None,
+    omnibus_sets: Mapping[str, pl.DataFrame],
+) -> _Arrays:
+    names = [c for c in traits.columns if c != "participant_id"]
+    people, basis = _align(genotypes, traits, covariates)
+    order = genotypes.samples[people].select("participant_id")
+    outcomes = _matrix(order, traits)
+    own = None if trait_covariates is None else _matrix(order, trait_covariates.select("participant_id", *names))
+    sets = {name: _omnibus_set(order, table, trait_covariates) for name, table in omnibus_sets.items()}
+    _refuse_unusable(names, outcomes, basis.shape[1])
+    return _Arrays(names, people, basis, outcomes, own, sets)
+
+
+def _described(
+    genotypes: Genotypes, given: _Arrays, rows: NDArray[np.int64], options: Options, covariates: pl.DataFrame | None
+) -> dict[str, Any]:
+    """Return what ``run.json`` says of a scan, with the fingerprint of everything that its numbers depend on."""
     run: dict[str, Any] = {
         "statistic": options.statistic,
         "missing_genotypes": options.missing_genotypes,
         "filters": asdict(options.filters),
         "shard_size": options.shard_size,
-        "n_people": len(people),
+        "n_people": len(given.people),
         "n_read": len(rows),
         "build": genotypes.build,
         "covariates": [] if covariates is None else [c for c in covariates.columns if c != "participant_id"],
-        "trait_covariates": own is not None,
-        "omnibus_sets": list(tables),
+        "trait_covariates": given.own is not None,
+        "omnibus_sets": list(given.sets),
     }
-    arrays = [
-        _digest(a) for a in (people, rows, outcomes, basis, *([] if own is None else [own]), *(a for pair in sets for a in pair))
-    ]
-    run["fingerprint"] = fingerprint(*genotypes.paths, arrays, names, run)
-    groups = prepare(outcomes, basis, own)
-    _refuse_explained(names, groups)
-    finished = _start(out, run)
-    if finished is not None:
-        return finished
-
-    scale = genotypes.read(rows[:1], people[:1]).scale
-    whitened = [whiten(values, np.hstack([basis, extra])) for values, extra in sets]
-    info = genotypes.variants["info"].to_numpy() if "info" in genotypes.variants.columns else None
-    job = _Job(
-        genotypes,
-        people,
-        _batches(groups, scale),
-        [digitise([g], scale=scale) for g in whitened],
-        len(names),
-        groups,
-        options,
-        info,
-        ~genotypes.variants["chromosome"].is_in(["X", "Y", "MT"]).to_numpy(),
-    )
-    shards = [rows[i : i + options.shard_size] for i in range(0, len(rows), options.shard_size)]
-    for number, shard in enumerate(track(shards, "association")):
-        _scan_shard(job, shard, out, number)
-    _finish(out, run, names, groups, genotypes, [g.n for g in whitened], [len(g.outcomes) for g in whitened])
-    return Results(out)
+    own = [] if given.own is None else [given.own]
+    arrays = [given.people, rows, given.outcomes, given.basis, *own, *(a for pair in given.sets.values() for a in pair)]
+    digests = [_digest(array) for array in arrays]
+    return run | {"fingerprint": fingerprint(clinome.__version__, *genotypes.paths, digests, given.names, run)}
 
 
 def _digest(array: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def _align(
-    genotypes: Genotypes, traits: pl.DataFrame, covariates: pl.DataFrame | None, omnibus_sets: Mapping[str, pl.DataFrame]
-) -> tuple[NDArray[np.int64], Floats, Mapping[str, pl.DataFrame]]:
+def _align(genotypes: Genotypes, traits: pl.DataFrame, covariates: pl.DataFrame | None) -> tuple[NDArray[np.int64], Floats]:
     """Find the people who are in genotypes, covariates and at least one trait (rows of the samples), and their covariates."""
     check(traits, PHENOTYPES)
     ids = genotypes.samples["participant_id"]
@@ -207,7 +237,7 @@ def _align(
             do="compare the identifiers of the files (participant_id is the IID of PLINK files)",
         )
     if covariates is None:
-        return people, np.zeros((len(people), 0)), omnibus_sets
+        return people, np.zeros((len(people), 0))
     basis = _matrix(ids.gather(people).to_frame(), covariates)
     broken = np.flatnonzero(~np.isfinite(basis).all(axis=0))
     if len(broken):
@@ -216,7 +246,7 @@ def _align(
             f"covariate {name!r} is missing or not finite for {int((~np.isfinite(basis[:, broken[0]])).sum())} people",
             do="build the covariates with clinome.cohort.covariates.design, or leave those people out",
         )
-    return people, basis, omnibus_sets
+    return people, basis
 
 
 def _omnibus_set(order: pl.DataFrame, table: pl.DataFrame, trait_covariates: pl.DataFrame | None) -> tuple[Floats, Floats]:

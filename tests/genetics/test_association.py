@@ -281,7 +281,7 @@ def test_strata_are_warned_about_and_components_cure_them(tmp_path: Path) -> Non
 def test_pooled_lambda_alone_does_not_warn(tmp_path: Path) -> None:
     """Twenty copies of one trait: the pooled curve is long enough, each trait's own is not."""
     generator = np.random.default_rng(12)
-    genotypes = array_genotypes(np.repeat(random_counts(generator, 1, 200), 100, axis=0))
+    genotypes = array_genotypes(np.repeat(random_counts(generator, 1, 200), 3, axis=0))
     y = generator.normal(size=200) + 0.3 * genotypes.counts[0]
     traits = pl.DataFrame({"participant_id": [f"p{i}" for i in range(200)], **{f"t{k}": y for k in range(20)}})
     results = associate(genotypes, traits, out=tmp_path)
