@@ -35,7 +35,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.cohort.splits import families, folds
-from clinome.core.errors import CohortError, NotConverged, TraitError
+from clinome.core.errors import CohortError, NotConverged, TraitError, need
 from clinome.core.progress import track
 from clinome.core.schema import METRICS, check
 from clinome.stats.reliability import interval, resampled_sums
@@ -240,8 +240,7 @@ def _networks(x: Floats, y: Floats, fold: NDArray[np.int64], *, config: Config, 
 
     ``x`` (n, n_covariates) without missing values, ``y`` (n,) with NaN, ``fold`` (n,) from 0.
     """
-    import torch
-
+    torch = need("torch", "imaging")
     k, present = config.folds, ~np.isnan(y)
     parts = [_parts(fold, present, i, k) for i in range(k)]
     mean = np.array([y[train].mean() for train, _, _ in parts])

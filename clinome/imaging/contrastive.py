@@ -80,8 +80,7 @@ def train_encoder(
     NotConverged
         When the loss stops being finite.
     """
-    import torch
-
+    torch = need("torch", "imaging")
     if len(people) < _FEWEST:
         raise CohortError(
             "too few people to train an encoder", got=len(people), expected=f"at least {_FEWEST}", do="use --encoder pixels"
@@ -176,8 +175,7 @@ def features_of(model: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.float
 @contextmanager
 def reproducible(threads: int) -> Iterator[None]:
     """Within the block torch uses ``threads`` threads and only algorithms that give the same bytes each time."""
-    import torch
-
+    torch = need("torch", "imaging")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
