@@ -267,7 +267,7 @@ GENOTYPE_PICTURES = Table(
         Column("genotype", pl.String, "e.g. 'A/A'; empty for a difference", nullable=False),
         Column("copies", pl.Int64, "copies of the effect allele; null for a difference"),
         Column("n", pl.Int64, "people averaged", nullable=False),
-        Column("path", pl.String, "PNG file, relative to the folder of this table", nullable=False),
+        Column("path", pl.String, "PNG file beside this table; null where it would show too few people"),
     ),
     key=(),
 )

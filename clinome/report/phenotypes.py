@@ -58,15 +58,13 @@ class Phenotypes:
     flagged: int
     losses: tuple[tuple[str, tuple[float, ...]], ...]
     about: tuple[tuple[str, Any], ...]
-    examples: str | None
 
 
 def phenotypes(folder: Path) -> Phenotypes | None:
-    """Read the quality table, the account of the embedding's training and the examples; ``None`` where all are absent."""
+    """Read the quality table and the account of the embedding's training; ``None`` where both are absent."""
     quality = table(folder, "phenotypes/quality.parquet", QUALITY)
     embedding = json_object(folder, "phenotypes/embedding.json")
-    examples = picture(folder / "phenotypes" / "examples.png")
-    if quality is None and not embedding and examples is None:
+    if quality is None and not embedding:
         return None
     measures: tuple[Measure, ...] = ()
     rows: list[tuple[str, tuple[Cell | None, ...]]] = []
@@ -82,7 +80,6 @@ def phenotypes(folder: Path) -> Phenotypes | None:
         flagged=sum(any(cell and cell.flag for cell in cells) for _, cells in rows),
         losses=_losses(embedding.get("losses") or []),
         about=tuple((k.replace("_", " "), v) for k, v in embedding.items() if k != "losses" and _is_plain(v)),
-        examples=examples,
     )
 
 

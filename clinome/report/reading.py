@@ -20,7 +20,6 @@ PARTS = (
     "flow.parquet",
     "phenotypes/quality.parquet",
     "phenotypes/embedding.json",
-    "phenotypes/examples.png",
     "gwas/manhattan.parquet",
     "gwas/qq.parquet",
     "gwas/lambdas.parquet",

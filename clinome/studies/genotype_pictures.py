@@ -13,6 +13,7 @@ from clinome.core.progress import track
 from clinome.core.schema import GENOTYPE_PICTURES, check
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.picture import write_picture
+from clinome.report.loci import FEWEST
 from clinome.stats.linear import prepare
 
 _CHUNK = 512  # pictures held as floats at a time
@@ -34,7 +35,8 @@ def average_pictures(
 
     Every person weighs the same however many pictures they have. The difference of the two homozygotes is twice the
     regression coefficient of each pixel on the copies, with ``covariates`` projected out (so that cameras and strata that go
-    with a genotype do not show), drawn around mid-grey and stretched so that its largest value is 100 grey levels.
+    with a genotype do not show), drawn around mid-grey and stretched so that its largest value is 100 grey levels. An average of
+    fewer than ``FEWEST`` people would show people rather than a genotype: it is counted and not written.
 
     Parameters
     ----------
@@ -69,11 +71,13 @@ def average_pictures(
         named = {0: f"{other}/{other}", 1: f"{effect}/{other}", 2: f"{effect}/{effect}"}
         for k in range(3):
             if members[3 * i + k]:
-                rows.append(_save(out, locus, "mean", named[k], k, members[3 * i + k], means[4 * i + k]))
+                shown = means[4 * i + k] if members[3 * i + k] >= FEWEST else None
+                rows.append(_save(out, locus, "mean", named[k], k, members[3 * i + k], shown))
         if members[3 * i] and members[3 * i + 2]:
             difference = means[4 * i + 3]
             stretched = 128 + difference * (_STRETCH / max(float(np.abs(difference).max()), 1e-9))
-            rows.append(_save(out, locus, "difference", "", None, members[3 * i] + members[3 * i + 2], stretched))
+            few = min(members[3 * i], members[3 * i + 2]) < FEWEST
+            rows.append(_save(out, locus, "difference", "", None, members[3 * i] + members[3 * i + 2], None if few else stretched))
     schema = {c.name: c.dtype for c in GENOTYPE_PICTURES.columns}
     table = check(pl.DataFrame(rows, schema=schema, orient="row"), GENOTYPE_PICTURES)
     with replacing(out / "genotype_pictures.parquet") as temporary:
@@ -91,8 +95,10 @@ def _weighted_means(weights: NDArray[np.float64], pixels: NDArray[np.uint8]) -> 
 
 
 def _save(
-    out: Path, locus: dict[str, object], kind: str, genotype: str, copies: int | None, n: int, pixels: NDArray[np.float64]
+    out: Path, locus: dict[str, object], kind: str, genotype: str, copies: int | None, n: int, pixels: NDArray[np.float64] | None
 ) -> tuple[object, ...]:
-    name = f"locus{locus['locus']:03d}_{'difference' if copies is None else copies}.png"
-    write_picture(out / name, np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+    """Write a picture and return its row; None is not written."""
+    name = None if pixels is None else f"locus{locus['locus']:03d}_{'difference' if copies is None else copies}.png"
+    if pixels is not None and name is not None:
+        write_picture(out / name, np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
     return (locus["locus"], locus["variant_id"], kind, genotype, copies, n, name)

@@ -35,7 +35,6 @@ def result_folder(folder: Path, *, n_variants: int = 12_000, seed: int = 1) -> P
     (folder / "phenotypes/embedding.json").write_text(
         json.dumps({"losses": {"first": losses, "second": [x * 0.9 for x in losses]}, "epochs": 14, "picture_size": 80})
     )
-    _picture(generator, 0.4, folder / "phenotypes/examples.png", side=240)
     scan = manhattan_table(n_variants, generator)
     scan.write_parquet(folder / "gwas/manhattan.parquet")
     curves, factors = _calibration(generator, n_variants)
