@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 import clinome
-from clinome.core.errors import StudyError
+from clinome.core.errors import StudyError, need
 from clinome.core.files import replacing, usable_folder, write_json
 from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import GENES, IMAGES, TRUE_LOCI
@@ -67,6 +67,9 @@ def run_study(study: Study, out: str | Path, *, report: bool = True) -> dict[str
 
 
 def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
+    if report:  # said before hours of work, not after
+        need("jinja2", "report")
+        need("plotly.offline", "report")
     stages = Stages(out)
     genotypes = open_genotypes(study.genotypes.path, build=study.genotypes.build, sample_file=study.genotypes.sample)
     try:

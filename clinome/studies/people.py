@@ -24,6 +24,7 @@ from clinome.studies.study_file import CovariateTable, Study
 
 _LARGEST_FAMILY = 50  # a PLINK family id that more people share is a batch or a population, not a family
 _KINSHIP_VARIANTS = 30_000  # enough for second-degree relatives; time grows with people² × variants
+_ENOUGH_PEOPLE = 10_000  # for linkage disequilibrium between common variants
 _FEWEST_VARIANTS = 2_000  # kinship from M variants has a standard deviation of about 1/√(2M): 0.016, far below second degree
 
 
@@ -107,8 +108,13 @@ def _families(genotypes: Genotypes, ids: tuple[str, ...]) -> tuple[dict[str, str
 
 def _thinned(genotypes: Genotypes) -> NDArray[np.int64]:
     """Return evenly spread independent variants for kinship."""
-    rows = independent_variants(genotypes, maf=0.05).variants
+    rows = independent_variants(genotypes, maf=0.05, samples=some_of(np.arange(genotypes.samples.height))).variants
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _KINSHIP_VARIANTS)).astype(np.int64))] if len(rows) else rows
+
+
+def some_of(people: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return at most 10,000 of ``people``, evenly spread: enough to prune variants by, in a biobank of any size."""
+    return people[np.unique(np.linspace(0, len(people) - 1, min(len(people), _ENOUGH_PEOPLE)).astype(np.int64))]
 
 
 def rows_of(genotypes: Genotypes, ids: tuple[str, ...] | list[str]) -> NDArray[np.int64]:

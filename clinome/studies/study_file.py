@@ -31,7 +31,9 @@ def _within(name: str, value: float | None, low: float, high: float | None = Non
 
 @dataclass(frozen=True)
 class About:
-    """`[study]`: ``title`` and ``subtitle`` of the report; ``seed`` of everything that draws random numbers."""
+    """`[study]`: ``title`` and ``subtitle`` of the report; ``seed`` of principal components and of DeepNull (the encoder has its
+    own, in `[images]`).
+    """
 
     title: str = "A study from files to loci"
     subtitle: str = ""

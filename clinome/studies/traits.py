@@ -22,7 +22,7 @@ from clinome.formats.table import LoadedTable
 from clinome.stats.linear import prepare
 from clinome.stats.multiple_testing import effective_tests, pairwise_correlation
 from clinome.stats.transform import rank_inverse_normal
-from clinome.studies.people import People, covariate_frame, load_flow, rows_of, save_flow
+from clinome.studies.people import People, covariate_frame, load_flow, rows_of, save_flow, some_of
 from clinome.studies.study_file import Study
 
 
@@ -120,7 +120,7 @@ def _covariates(
     table = clinical
     if study.cohort.principal_components:
         rows = rows_of(genotypes, flow.ids)
-        pruned = independent_variants(genotypes, samples=rows)
+        pruned = independent_variants(genotypes, samples=some_of(rows))
         found = principal_components(
             genotypes, n=study.cohort.principal_components, variants=pruned.variants, samples=rows, seed=study.study.seed
         )
