@@ -15,9 +15,6 @@ def main() -> None:
     except ClinomeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

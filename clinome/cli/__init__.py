@@ -44,7 +44,11 @@ def _with_quiet(command: Callable[..., None]) -> Callable[..., None]:
         from clinome.core.progress import show
 
         show(not quiet)
-        command(**given)
+        try:
+            command(**given)
+        except KeyboardInterrupt:
+            typer.echo("stopped; what was finished stays, and the same command goes on from there", err=True)
+            raise typer.Exit(130) from None
 
     option = Annotated[bool, typer.Option("--quiet", help="No progress on the terminal.")]
     added = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class StatisticsLayout(StrEnum):
-    """Text layouts of summary statistics."""
-
-    gwas_ssf = "gwas-ssf"
-    regenie = "regenie"
-    plink2 = "plink2"
+from clinome.cli._choices import Layout
 
 
 def convert(
@@ -29,7 +22,7 @@ def convert(
     ] = None,
     sumstats: Annotated[Path | None, typer.Option(help="A file of summary statistics: GWAS-SSF, REGENIE or PLINK 2.")] = None,
     results: Annotated[Path | None, typer.Option(help="Result folder, as 'clinome run' or 'clinome gwas' wrote it.")] = None,
-    layout: Annotated[StatisticsLayout | None, typer.Option(help="Layout of the summary statistics to write.")] = None,
+    layout: Annotated[Layout | None, typer.Option(help="Layout of the summary statistics to write.")] = None,
     trait: Annotated[
         str | None, typer.Option(help="The trait of --results to write (all without it), or the name of that of --sumstats.")
     ] = None,
@@ -67,9 +60,7 @@ def convert(
         typer.echo(f"{made.n_variants:,} variants of {made.n_people:,} people: {out}")
         return
     if layout is None:
-        raise StudyError(
-            f"{given[0]} needs a layout", expected=" or ".join(f"--layout {choice.value}" for choice in StatisticsLayout)
-        )
+        raise StudyError(f"{given[0]} needs a layout", expected=" or ".join(f"--layout {choice.value}" for choice in Layout))
     if sumstats is not None:
         typer.echo(f"{statistics_file(sumstats, out, layout=layout.value, trait=trait):,} variants: {out}")
     elif results is not None:

@@ -8,13 +8,7 @@ from typing import Annotated
 
 import typer
 
-
-class Layout(StrEnum):
-    """Text layouts of summary statistics."""
-
-    gwas_ssf = "gwas-ssf"
-    regenie = "regenie"
-    plink2 = "plink2"
+from clinome.cli._choices import Layout
 
 
 class Missing(StrEnum):
