@@ -14,8 +14,10 @@ what PLINK 2 reads from the same files.
 ...     {"variant_id": "rs1", "chromosome": "1", "position": 7, "effect_allele": "A", "other_allele": "G"}
 ... )
 >>> write_plink(path, samples=people, variants=variants, blocks=[np.array([[2, -1, 0]], np.int8)])
->>> PlinkGenotypes(path).read(np.array([0])).counts
+>>> genotypes = PlinkGenotypes(path)
+>>> genotypes.read(np.array([0])).counts
 array([[ 2, -1,  0]], dtype=int8)
+>>> genotypes.close()
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +10,7 @@ import polars as pl
 from clinome.core.errors import OutputError
 from clinome.core.files import file_name, replacing
 from clinome.core.progress import track
-from clinome.formats.gwas_ssf import Metadata
+from clinome.formats.gwas_ssf import Metadata, metadata_path
 from clinome.formats.sumstats import Layout, write_sumstats
 from clinome.genetics.results import Results
 
@@ -45,11 +46,31 @@ def export(results: Results, out: str | Path, *, layout: Layout, source: str = "
         write_sumstats(out / file, results.frames(trait), layout=layout, metadata=about)
     names = pl.DataFrame({"trait": results.traits["trait"], "file": files})
     mine = before["file"].str.ends_with(f".{layout}.tsv.gz")
-    for stale in set(before.filter(mine)["file"]) - set(files):
-        (out / stale).unlink(missing_ok=True)
+    _remove(out, set(before.filter(mine)["file"]) - set(files))
     with replacing(out / "traits.tsv") as temporary:
         pl.concat([names, before.filter(~mine)]).write_csv(temporary, separator="\t")
     return names
+
+
+def remove_export(out: str | Path, layout: Layout) -> None:
+    """Remove what an earlier :func:`export` wrote into ``out`` in ``layout``: the answers of a scan that is no longer there."""
+    out = Path(out)
+    if not (out / "traits.tsv").exists():
+        return
+    before = _listed(out / "traits.tsv")
+    mine = before["file"].str.ends_with(f".{layout}.tsv.gz")
+    _remove(out, before.filter(mine)["file"])
+    if mine.all():
+        (out / "traits.tsv").unlink()
+        return
+    with replacing(out / "traits.tsv") as temporary:
+        before.filter(~mine).write_csv(temporary, separator="\t")
+
+
+def _remove(out: Path, files: Iterable[str]) -> None:
+    for file in files:
+        (out / file).unlink(missing_ok=True)
+        metadata_path(out / file).unlink(missing_ok=True)
 
 
 def _listed(path: Path) -> pl.DataFrame:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +29,11 @@ from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import GENES, IMAGES, TRUE_LOCI
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.genotypes import Genotypes
-from clinome.formats.sumstats import Layout
+from clinome.formats.sumstats import LAYOUTS, Layout
 from clinome.formats.table import LoadedTable, read_checked, read_table
 from clinome.genetics.association import associate
 from clinome.genetics.clumping import find_loci, save_loci
-from clinome.genetics.export import export
+from clinome.genetics.export import export, remove_export
 from clinome.genetics.results import Results
 from clinome.genetics.studywide import inflation_warnings, summarise, thresholds
 from clinome.imaging.convert import content_key
@@ -82,7 +83,7 @@ def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
         run = _Run(study, genotypes, people, covariates, folder, stages)
         found = _associate(run, "", keys.traits, folder)
         floor = _associate(run, "floor/", keys.traits, folder / "floor") if (folder / "floor").is_dir() else None
-        for layout in study.gwas.export:
+        for layout in LAYOUTS:
             _export(run, found.results, layout, keys.gwas)
     finally:
         genotypes.close()
@@ -275,10 +276,13 @@ def _compared(study: Study, loci: pl.DataFrame) -> Compared:
 
 
 def _export(run: _Run, results: Results, layout: Layout, key: str) -> None:
-    source = run.study.genotypes.path
-    run.stages.run(
-        f"export-{layout}", fingerprint(key, layout), lambda _: export(results, run.stages.out, layout=layout, source=source)
-    )
+    """Write the text files of ``layout`` when they are asked for; when not, remove those of another scan."""
+    source, name, key = run.study.genotypes.path, f"export-{layout}", fingerprint(key, layout)
+    if layout in run.study.gwas.export:
+        run.stages.run(name, key, lambda _: export(results, run.stages.out, layout=layout, source=source))
+    elif run.stages.other(name, key):
+        remove_export(run.stages.out, layout)
+        shutil.rmtree(run.stages.out / name)
 
 
 def _summary(run: _Run, found: _Found, floor: _Found | None, table: LoadedTable | None) -> dict[str, Any]:

@@ -21,6 +21,10 @@ class Stages:
     out: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def other(self, name: str, key: str) -> bool:
+        """Tell whether a stage ``name`` is there that was made, or begun, with another key."""
+        return _state(self.out / name).get("key", key) != key
+
     def run(self, name: str, key: str, make: Callable[[Path], object]) -> Path:
         """Have ``make`` fill the folder ``name`` unless it was filled with the same ``key``; return the folder.
 
@@ -34,7 +38,7 @@ class Stages:
         """
         folder = self.out / name
         mark = folder / "stage.json"
-        state = json.loads(mark.read_text()) if mark.exists() else {}
+        state = _state(folder)
         if state == {"key": key, "finished": True}:
             say(f"{name}: nothing has changed")
             return folder
@@ -55,6 +59,12 @@ class Stages:
         self.seconds[name] = round(time.perf_counter() - start, 1)
         write_json(mark, {"key": key, "finished": True})
         return folder
+
+
+def _state(folder: Path) -> dict[str, object]:
+    """Return what the mark of a stage's folder says, nothing where there is none."""
+    mark = folder / "stage.json"
+    return dict(json.loads(mark.read_text())) if mark.exists() else {}
 
 
 def _empty(folder: Path, *, but: Path) -> None:

@@ -106,6 +106,21 @@ def test_an_export_is_one_file_a_trait_whatever_its_name(
     assert "loci: 1" in said.out
 
 
+def test_text_of_another_scan_does_not_stay(gwas: Callable[..., Said], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert gwas(export="gwas-ssf").code == 0
+    assert gwas(export="regenie").code == 0
+    assert gwas().code == 0  # the same scan: what was written from it stays
+    written = sorted(p.name for p in out.glob("*.tsv.gz*"))
+    assert any(name.endswith("-meta.yaml") for name in written)
+    assert gwas(export="regenie", covariates=None).code == 0
+    assert sorted(p.name for p in out.glob("*.tsv.gz*")) == [name for name in written if "regenie" in name]
+    assert set(pl.read_csv(out / "traits.tsv", separator="\t")["file"]) == {name for name in written if "regenie" in name}
+    assert gwas(statistic="score").code == 0
+    assert not list(out.glob("*.tsv*"))
+    assert not list(out.glob("export-*"))
+
+
 def test_chosen_traits_alone_and_files_of_the_scan_before_are_gone(gwas: Callable[..., Said], tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert gwas(export="regenie").code == 0
