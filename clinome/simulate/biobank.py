@@ -138,7 +138,8 @@ def simulate_biobank(
     heritable
         False plants nothing and leaves the polygenic background out: the null for calibration.
     processes
-        None takes one a core for large biobanks and none but this for small ones; the files do not depend on it.
+        None takes one a core for large biobanks and none but this for small ones; the files do not depend on it. Processes are
+        spawned: a script that starts some calls this below ``if __name__ == "__main__":``.
 
     Raises
     ------

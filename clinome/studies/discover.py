@@ -266,7 +266,8 @@ def _loci(run: _Run, analysed: Analysed, results: Results, folder: Path, *, pict
 def _source_rows(results: Results, loci: pl.DataFrame) -> np.ndarray:
     """Find the leads in the genotype source, by identifier, place and alleles."""
     keys = ["variant_id", "chromosome", "position", "effect_allele", "other_allele"]
-    first = results.variants.unique(keys, keep="first", maintain_order=True).select(*keys, "source_row")
+    named = results.variants.join(loci.select(keys), on=keys, how="semi", maintain_order="left")
+    first = named.unique(keys, keep="first", maintain_order=True).select(*keys, "source_row")
     return loci.join(first, on=keys, how="left", maintain_order="left")["source_row"].to_numpy()
 
 
