@@ -53,9 +53,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove_half_written(folder: str | Path) -> None:
-    """Remove what processes that were killed inside :func:`replacing` left in ``folder`` and below (no other may work there)."""
+    """Remove what processes of this machine that were killed inside :func:`replacing` left in ``folder`` and below."""
     for left in Path(folder).rglob(f".*{_PARTIAL}*"):
-        left.unlink(missing_ok=True)
+        process = left.name[1:].split(_PARTIAL)[0]
+        if process.isdigit() and not _runs(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Tell whether another process of that number is alive."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _about(error: OSError, path: Path, temporary: Path) -> bool:

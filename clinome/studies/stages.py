@@ -44,7 +44,7 @@ class Stages:
             return folder
         if folder.exists():
             remove_half_written(folder)
-        if folder.exists() and not state and any(folder.iterdir()):
+        if folder.exists() and not state and any(".partial." not in entry.name for entry in folder.iterdir()):
             raise OutputError(
                 f"a folder named {name!r} is there that no study has made", where=folder, do="choose another --out, or move it away"
             )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 
 from clinome.core import schema
 from clinome.core.errors import FormatError, MissingExtra, OutputError, SchemaError, need
-from clinome.core.files import file_name, replacing, usable_folder, write_json
+from clinome.core.files import file_name, remove_half_written, replacing, usable_folder, write_json
 from clinome.core.progress import track
 from clinome.core.provenance import checksum, fingerprint, provenance
 from clinome.core.shards import map_shards
@@ -54,6 +55,15 @@ def test_what_is_written_is_whole_or_not_there(tmp_path: Path) -> None:
         temporary.write_text("one")
     _stop_while_writing(path, "two")
     assert path.read_text() == "one"
+
+
+def test_what_the_killed_left_goes_and_what_the_living_write_stays(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    dead, living, other = ".99999999.partial.a.txt", f".{os.getppid()}.partial.a.txt", ".name.partial.txt"
+    for name in (dead, living, other):
+        (tmp_path / "inner" / name).touch()
+    remove_half_written(tmp_path)
+    assert {p.name for p in (tmp_path / "inner").iterdir()} == {living, other}
 
 
 def test_an_error_of_reading_inside_the_block_is_not_taken_for_one_of_writing(tmp_path: Path) -> None:

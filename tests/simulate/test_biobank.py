@@ -186,7 +186,7 @@ def test_equal_arguments_give_equal_bytes_over_processes_and_after_a_kill(bioban
     assert len(pieces) > 50
     with pytest.raises(OutputError, match="other arguments"):
         simulate_biobank(folder, **{**SMALL, "seed": 3})  # type: ignore[arg-type]
-    (folder / "images" / "0000" / ".77.partial.P000001_left_0.jpg").write_bytes(b"half")
+    (folder / "images" / "0000" / ".99999999.partial.P000001_left_0.jpg").write_bytes(b"half")
     simulate_biobank(folder, **SMALL)  # type: ignore[arg-type]
     assert tree(folder) == expected
 

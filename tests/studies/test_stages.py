@@ -37,7 +37,7 @@ def test_killed_while_it_is_emptied_a_folder_is_still_known_as_a_stages(tmp_path
 
 def test_killed_while_its_mark_is_written_the_next_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "traits").mkdir()
-    (tmp_path / "traits" / ".1.partial.stage.json").write_text("{")
+    (tmp_path / "traits" / ".99999999.partial.stage.json").write_text("{")
     folder = Stages(tmp_path).run("traits", "1", write("one"))
     assert sorted(p.name for p in folder.iterdir()) == ["inner", "stage.json"]
 
