@@ -264,7 +264,9 @@ def _without_missing(
     """
     q = np.hstack([np.where(group.mask, 1 / np.sqrt(group.n), 0.0)[:, None], group.basis])
     pairs = [(j, k) for j in range(group.rank) for k in range(j + 1)]
-    lost = _summed(gaps, np.stack([q[:, j] * q[:, k] for j, k in pairs], axis=1))
+    size = max(1, _PRODUCTS // len(q))
+    some_pairs = (pairs[i : i + size] for i in range(0, len(pairs), size))
+    lost = np.hstack([_summed(gaps, np.stack([q[:, j] * q[:, k] for j, k in some], axis=1)) for some in some_pairs])
     gram = {pair: float(pair[0] == pair[1]) - lost[:, i] for i, pair in enumerate(pairs)}
     factor, singular = _cholesky(gram, group.rank)
     sums = _Sums(*(a[rows] for a in sums))
