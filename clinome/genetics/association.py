@@ -108,6 +108,7 @@ def associate(
     omnibus_sets
         Named PHENOTYPES tables (raw traits, before any transform), each tested as a whole by Wilks' test on the people who
         have all of its traits. Sets must not share people when they are to be combined. Missing genotypes take their mean.
+        A set with no more people than traits and covariates cannot be tested: it is left out, and ``run.json`` says so.
     variants
         Rows of ``genotypes.variants`` to scan, ascending; None is all.
 
@@ -143,12 +144,13 @@ def associate(
         return finished
 
     scale = genotypes.read(rows[:1], given.people[:1]).scale
-    whitened = [whiten(values, np.hstack([given.basis, extra])) for values, extra in given.sets.values()]
+    whitened = {name: whiten(values, np.hstack([given.basis, extra])) for name, (values, extra) in given.sets.items()}
+    tested = {name: g for name, g in whitened.items() if len(g.outcomes) and g.n > g.rank + len(g.outcomes)}
     job = _Job(
         source=genotypes,
         people=given.people,
         batches=_batches(groups, scale),
-        sets=[digitise([g], scale=scale) for g in whitened],
+        sets=[digitise([g], scale=scale) for g in tested.values()],
         n_traits=len(given.names),
         groups=groups,
         options=options,
@@ -158,7 +160,11 @@ def associate(
     shards = [rows[i : i + options.shard_size] for i in range(0, len(rows), options.shard_size)]
     for number, shard in enumerate(track(shards, "association")):
         _scan_shard(job, shard, out, number)
-    _finish(out, run, given.names, groups, genotypes, [g.n for g in whitened], [len(g.outcomes) for g in whitened])
+    run["omnibus_sets"] = list(tested)
+    run["omnibus_people"] = [g.n for g in tested.values()]
+    run["omnibus_dimensions"] = [len(g.outcomes) for g in tested.values()]
+    run["omnibus_left_out"] = {name: g.n for name, g in whitened.items() if name not in tested}
+    _finish(out, run, given.names, groups, genotypes)
     return Results(out)
 
 
@@ -409,8 +415,6 @@ def _finish(
     names: list[str],
     groups: list[Group],
     genotypes: Genotypes,
-    people: list[int],
-    dimensions: list[int],
 ) -> None:
     """Write the tables of variants and traits, number the shards' rows by them, and mark the run as finished."""
     seen = pl.concat([pl.read_parquet(p) for p in sorted((out / "shards").glob("[0-9]*.variants.parquet"))])
@@ -430,8 +434,6 @@ def _finish(
     with replacing(out / "traits.parquet") as temporary:
         pl.DataFrame(rows).write_parquet(temporary)
     about = {
-        "omnibus_people": people,
-        "omnibus_dimensions": dimensions,
         "n_variants": variants.height,
         "filtered": _tally(dropped, "reason"),
         "not_estimated": _tally(variants.drop_nulls("reason"), "reason"),

@@ -294,6 +294,10 @@ def _summary(run: _Run, found: _Found, floor: _Found | None, table: LoadedTable 
     notes = [*run.people.notes, *(table.notes if table else ()), *analysed.notes]
     notes += [f"{n:,} variants left out by the filter {name}" for name, n in counted["filtered"].items()]
     notes += [f"{n:,} variants have no estimate: {why}" for why, n in counted["not_estimated"].items()]
+    notes += [
+        f"the omnibus over {name} is left out: {n:,} people have all of its traits, no more than traits and covariates"
+        for name, n in counted.get("omnibus_left_out", {}).items()
+    ]
     rows = headline(analysed, counted, found.loci.height, found.truth.line if found.truth else None)
     if floor is not None:
         said = f"{floor.loci.height} loci in {len(floor.analysed.flow.ids):,} people"

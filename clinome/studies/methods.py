@@ -46,7 +46,7 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
                 "The encoder's features stand beside plain pixels and colour statistics. The floor is these alone, without "
                 "training and so with nobody left out."
             )
-    if study.cohort.kinship is not None:
+    if any(step.stage == "relatives" for step in analysed.flow.steps):
         said.append(f"Of people with a KING-robust kinship of {study.cohort.kinship:g} or more, one was kept.")
     covariates = ", ".join(run["covariates"]) or "none"
     said.append(f"Covariates: {covariates}; an intercept is always included.")
@@ -72,8 +72,10 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
     test = {"t": "Student's t of the full model", "score": "a score test (χ², one degree of freedom)"}[run["statistic"]]
     said.append(f"Every variant was tested against every trait by linear regression on allele counts, by {test}; {missing}.")
     if run["omnibus_sets"]:
+        who = " and ".join(f"{n:,}" for n in run["omnibus_people"])
         said.append(
-            "All traits were also tested together by Wilks' Λ (exact F), which no rotation of the axes changes"
+            f"All traits{' of a fold' if len(run['omnibus_sets']) > 1 else ''} were also tested together, in the {who} people who "
+            "have all of them, by Wilks' Λ (exact F), which no rotation of the axes changes"
             + (", combined over folds by Fisher's method." if len(run["omnibus_sets"]) > 1 else ".")
         )
     filters = ", ".join(f"{k} {v:g}" for k, v in run["filters"].items() if v is not None)

@@ -29,11 +29,14 @@ _FEWEST_VARIANTS = 2_000  # kinship from M variants has a standard deviation of 
 
 
 class People(NamedTuple):
-    """Who can be analysed: the flow so far, a family key for each of its people, related pairs, and notes for the log."""
+    """Who can be analysed: the flow so far, a family key for each of its people, related pairs, and notes for the log.
+
+    ``related`` is None where relatives were not looked for.
+    """
 
     flow: Flow
     family: dict[str, str]
-    related: pl.DataFrame
+    related: pl.DataFrame | None
     notes: tuple[str, ...]
 
 
@@ -77,7 +80,7 @@ def gather(study: Study, genotypes: Genotypes, trait_ids: list[str], covariates:
             notes.append(f"{before - len(flow.ids):,} people lack a covariate and are left out")
     flow.require(3)
     family, said = _families(genotypes, flow.ids)
-    pairs = pl.DataFrame(schema={"participant_id_1": pl.String, "participant_id_2": pl.String, "kinship": pl.Float64})
+    pairs = None
     if study.cohort.kinship is not None:
         rows = _thinned(genotypes)
         if len(rows) < _FEWEST_VARIANTS:
@@ -145,8 +148,9 @@ def save_people(people: People, folder: Path) -> None:
     write_json(folder / "notes.json", list(people.notes))
     frame = pl.DataFrame({"participant_id": people.flow.ids, "family_id": [people.family[p] for p in people.flow.ids]})
     for name, table in (("people", frame), ("related", people.related)):
-        with replacing(folder / f"{name}.parquet") as temporary:
-            table.write_parquet(temporary)
+        if table is not None:
+            with replacing(folder / f"{name}.parquet") as temporary:
+                table.write_parquet(temporary)
 
 
 def load_people(folder: Path) -> People:
@@ -155,6 +159,6 @@ def load_people(folder: Path) -> People:
     return People(
         load_flow(folder / "flow.json"),
         dict(frame.iter_rows()),
-        pl.read_parquet(folder / "related.parquet"),
+        pl.read_parquet(folder / "related.parquet") if (folder / "related.parquet").exists() else None,
         tuple(json.loads((folder / "notes.json").read_text())),
     )

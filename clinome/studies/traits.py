@@ -58,7 +58,7 @@ def analyse(
     if not some.height:
         raise TraitError("no trait has a value", where=study.phenotypes.path, got=f"{', '.join(names[:10])}: all missing")
     flow = flow.keep_only("phenotypes", "no usable phenotype", some["participant_id"].to_list())
-    if study.cohort.kinship is not None:
+    if people.related is not None:
         worth = dict(some.select("participant_id", pl.sum_horizontal(pl.col(n).is_not_null() for n in names)).iter_rows())
         flow = flow.keep_only(
             "relatives",
@@ -87,7 +87,8 @@ def analyse(
     binary = [n for j, n in enumerate(names) if set(np.unique(values[np.isfinite(values[:, j]), j])) in ({0.0, 1.0}, {1.0, 2.0})]
     if binary:
         notes.append(
-            f"{len(binary)} traits have two values ({', '.join(binary[:3])}{', …' if len(binary) > 3 else ''}) and are analysed "
+            f"{'1 trait has' if len(binary) == 1 else f'{len(binary)} traits have'} two values ({', '.join(binary[:3])}"
+            f"{', …' if len(binary) > 3 else ''}), analysed "
             "by the linear model: betas are risk differences per allele; trust p-values of common variants in balanced traits"
         )
     return Analysed(

@@ -147,6 +147,24 @@ def test_deepnull_and_components_join_the_covariates(files: Files, tmp_path: Pat
         run_study(replace(study, covariates=None), tmp_path / "without")
 
 
+def test_what_could_not_be_done_is_not_said_to_be_done(files: Files, tmp_path: Path) -> None:
+    """Too few variants to find relatives, and no more people than traits: neither is in the methods, the flow or the correction."""
+    people = pl.read_csv(files.traits, separator="\t", null_values="NA")
+    traits = np.random.default_rng(3).normal(size=(people.height, people.height))
+    wide = people.select(people.columns[:1]).hstack(pl.DataFrame(traits, schema=[f"t{i}" for i in range(people.height)]))
+    wide.write_csv(tmp_path / "wide.tsv", separator="\t")
+    study = study_of(files, phenotypes=Phenotypes(path=tmp_path / "wide.tsv"), cohort=Cohort(kinship=0.0884))
+    summary = run_study(study, tmp_path / "out", report=False)
+    methods, notes = " ".join(summary["methods"]), " ".join(summary["notes"])
+    assert "relatives were not looked for" in notes
+    assert "KING" not in methods
+    assert "relatives" not in pl.read_parquet(tmp_path / "out" / "flow.parquet")["stage"].to_list()
+    assert "the omnibus over all traits is left out: 300 people" in notes
+    assert "Wilks" not in methods
+    assert summary["thresholds"]["omnibus"] is None  # and the traits are not corrected for a test that was not made
+    assert summary["thresholds"]["dimension"] == pytest.approx(-np.log10(5e-8) + np.log10(summary["effective_tests"]))
+
+
 PICTURES = """
 [genotypes]
 path = "biobank/genotypes.bed"
