@@ -87,7 +87,7 @@ def find_loci(
     genes
         GENES; adds the nearest gene.
     dimension_threshold
-        −log10 p that a single trait must reach to be named among a locus's traits.
+        −log10 p that a single trait must reach to be named among a locus's traits; where none does, the locus is the omnibus's.
     """
     settings = settings or Clumping()
     table = pl.read_parquet(results.folder / "manhattan.parquet").with_row_index("row")
@@ -98,7 +98,7 @@ def find_loci(
         found += _clump_chromosome(group, genotypes, source_rows, people, settings)
     found.sort(key=lambda locus: locus.lead)
     leads = table[[locus.lead for locus in found]] if found else table.clear()
-    rows = [_describe(i + 1, locus, leads.row(i, named=True)) for i, locus in enumerate(found)]
+    rows = [_describe(i + 1, locus, leads.row(i, named=True), dimension_threshold) for i, locus in enumerate(found)]
     evidence = _evidence(results, leads)
     strong = evidence.filter(pl.col("neg_log_10_p_value") >= dimension_threshold)
     for row in rows:
@@ -152,9 +152,10 @@ def _r2(genotypes: Genotypes, rows: NDArray[np.int64], lead: int, people: NDArra
     return result
 
 
-def _describe(number: int, locus: _Locus, lead: dict[str, Any]) -> dict[str, Any]:
+def _describe(number: int, locus: _Locus, lead: dict[str, Any], dimension_threshold: float) -> dict[str, Any]:
+    """Return a row of LOCI; a trait that is not significant itself is not named, however small its p beside the omnibus's."""
     omnibus, best = lead["omnibus"], lead["best"]
-    by_omnibus = omnibus is not None and (best is None or omnibus > best)
+    by_omnibus = omnibus is not None and (best is None or omnibus > best or best < dimension_threshold)
     return {
         "locus": number,
         **{

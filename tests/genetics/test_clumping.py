@@ -116,6 +116,23 @@ def test_a_signal_spread_over_traits_is_the_omnibus_and_names_no_false_trait(tmp
     np.testing.assert_array_equal(found.regions["neg_log_10_p_value"].to_numpy(), joint[at])
 
 
+def test_a_trait_that_is_not_significant_itself_is_not_named_where_the_omnibus_is(tmp_path: Path) -> None:
+    """The lead's smallest p is a trait's, below the line of one trait among twelve; the omnibus is over its own line."""
+    generator = np.random.default_rng(9)
+    counts = random_counts(generator, 60, PEOPLE, maf=(0.3, 0.5))
+    basis = np.linalg.qr(np.column_stack([np.ones(PEOPLE), counts[20], generator.normal(size=(PEOPLE, 12))]))[0]
+    z = np.array([5.8, *[1.6] * 11])  # noise orthogonal to the count and to itself: each trait's z is what is written here
+    values = z[:, None] * basis[:, 1] + np.sqrt(PEOPLE) * basis[:, 2:].T
+    made = scanned(tmp_path, counts, np.arange(1, 61) * 50_000, {f"d{k}": row for k, row in enumerate(values)})
+    found = loci_of(made)
+    limits = thresholds(5e-8, 12.0, has_traits=True, has_omnibus=True)
+    lead = pl.read_parquet(tmp_path / "manhattan.parquet").row(20, named=True)
+    assert limits.omnibus is not None
+    assert limits.omnibus < lead["omnibus"] < lead["best"] < limits.dimension
+    assert found.loci.select("variant_id", "traits", "best_trait").rows() == [("v20", "omnibus", "omnibus")]
+    assert found.loci["neg_log_10_p_value"][0] == lead["omnibus"]
+
+
 def test_chromosomes_are_kept_apart_and_a_file_out_of_order_gives_the_same_loci(tmp_path: Path) -> None:
     generator = np.random.default_rng(5)
     counts = random_counts(generator, 60, PEOPLE, maf=(0.3, 0.5))
