@@ -234,6 +234,7 @@ LAMBDAS = Table(
         Column("frequency_bin", pl.String, "minor-allele-frequency bin, or 'all'", nullable=False),
         Column("lambda_gc", pl.Float64, "median χ² over its expectation"),
         Column("n_variants", pl.Int64, "variants it rests on", nullable=False),
+        Column("flag", pl.String, "'high' (above 1.1) or 'low' (below 0.9) and beyond chance for so many variants; else null"),
     ),
     key=("test", "frequency_bin"),
 )

@@ -140,12 +140,19 @@ def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE) -> 
         schema={"test": pl.String, "frequency_bin": pl.String, "lambda_gc": pl.Float64, "n_variants": pl.Int64},
         orient="row",
     )
-    _save(lambdas, LAMBDAS, results.folder / "lambdas.parquet")
+    _save(lambdas.with_columns(_flag().alias("flag")), LAMBDAS, results.folder / "lambdas.parquet")
     drawn = {key: c for key, c in found.items() if len(names) <= _SHOWN or key[0] in ("all traits", "omnibus")}
     _save(pl.concat([_quantiles(*key, curve) for key, curve in drawn.items()]), QQ, results.folder / "qq.parquet")
 
 
 _CHI2_MEDIAN = 0.454936423119572
+
+
+def _flag() -> pl.Expr:
+    """Say which λ departs from 1 by more than a tenth and by more than chance."""
+    chance = pl.max_horizontal(pl.lit(INFLATED - 1), _CHANCE / pl.col("n_variants").sqrt())
+    excess = pl.col("lambda_gc") - 1
+    return pl.when(excess > chance).then(pl.lit("high")).when(excess < -chance).then(pl.lit("low")).otherwise(None)
 
 
 def _strengths(results: Results, shard: Shard) -> tuple[Floats, Floats]:
@@ -209,8 +216,7 @@ def inflation_warnings(results: Results, *, covariates: int) -> list[str]:
     lambdas = pl.read_parquet(results.folder / "lambdas.parquet").filter(
         (pl.col("frequency_bin") == "all")
         & (pl.col("test") != "all traits")  # the pooled one rests on traits × variants, which are not independent
-        & (pl.col("lambda_gc") > INFLATED)
-        & (pl.col("lambda_gc") > 1 + _CHANCE / pl.col("n_variants").sqrt())
+        & (pl.col("flag") == "high")
     )
     if not lambdas.height:
         return []

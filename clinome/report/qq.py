@@ -17,7 +17,10 @@ import polars as pl
 from clinome.core.schema import LAMBDAS, QQ
 from clinome.report.reading import listed, table
 
-HIGH_LAMBDA, LOW_LAMBDA = 1.1, 0.9  # outside, the page marks the factor
+FLAGS = {
+    "high": "more than chance gives: relatives, strata, or a polygenic trait in a large sample",
+    "low": "less than chance gives: the test is too cautious here",
+}
 MOST_TESTS = 60  # curves of more tests would fill the page; the others stay in the table of λ
 FIRST = ("all traits", "omnibus")
 
@@ -59,12 +62,7 @@ def quantiles(folder: Path) -> Quantiles | None:
 
 def _lambda(row: dict[str, Any]) -> Lambda:
     value = row["lambda_gc"] if row["lambda_gc"] is not None and math.isfinite(row["lambda_gc"]) else None
-    flag = None
-    if value is not None and value > HIGH_LAMBDA:
-        flag = f"above {HIGH_LAMBDA:g}: relatives, strata, or a polygenic trait in a large sample"
-    elif value is not None and value < LOW_LAMBDA:
-        flag = f"below {LOW_LAMBDA:g}: the test is too cautious here"
-    return Lambda(value, row["n_variants"], flag)
+    return Lambda(value, row["n_variants"], FLAGS.get(row["flag"] or ""))
 
 
 def _curves(curves: pl.DataFrame, by_cell: dict[tuple[str, str], Lambda], bins: tuple[str, ...]) -> tuple[dict[str, Any], int]:

@@ -83,6 +83,8 @@ def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
         run = _Run(study, genotypes, people, covariates, folder, stages)
         found = _associate(run, "", keys.traits, folder)
         floor = _associate(run, "floor/", keys.traits, folder / "floor") if (folder / "floor").is_dir() else None
+        if floor is None:
+            stages.forget("floor")  # of a study that had one before
         for layout in LAYOUTS:
             _export(run, found.results, layout, keys.gwas)
     finally:

@@ -60,6 +60,12 @@ class Stages:
         write_json(mark, {"key": key, "finished": True})
         return folder
 
+    def forget(self, name: str) -> None:
+        """Remove the folder ``name`` when all in it are stages."""
+        folder = self.out / name
+        if folder.is_dir() and all(_state(inner) for inner in folder.iterdir()):
+            shutil.rmtree(folder)
+
 
 def _state(folder: Path) -> dict[str, object]:
     """Return what the mark of a stage's folder says, nothing where there is none."""

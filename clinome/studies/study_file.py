@@ -31,8 +31,8 @@ def _within(name: str, value: float | None, low: float, high: float | None = Non
 
 @dataclass(frozen=True)
 class About:
-    """`[study]`: ``title`` and ``subtitle`` of the report; ``seed`` of principal components and of DeepNull (the encoder has its
-    own, in `[images]`).
+    """`[study]`: ``title`` and ``subtitle`` of the report; ``seed`` of everything that draws random numbers (principal
+    components, DeepNull, and the encoder unless `[images]` has a seed of its own).
     """
 
     title: str = "A study from files to loci"
@@ -213,6 +213,8 @@ def read_study(path: str | Path) -> Study:
             raise reader.error(f"there is no section [{name}]" + _near(name, SECTIONS), name, expected=", ".join(SECTIONS))
     if "genotypes" not in found:
         raise StudyError("the section [genotypes] is missing", where=path, expected='[genotypes], and below it path = "…"')
+    if "images" in found and "seed" in found.get("study", {}):  # one seed for all, unless [images] has its own
+        found["images"].setdefault("seed", found["study"]["seed"])
     made = {name: reader.section(SECTIONS[name], found[name], name) for name in found}
     try:
         return Study(**made)

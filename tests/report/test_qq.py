@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from clinome.report.qq import HIGH_LAMBDA, MOST_TESTS, band, quantiles
+from clinome.report.qq import FLAGS, MOST_TESTS, band, quantiles
 
 
 def save(folder: Path, tests: list[str], lambdas: dict[str, float]) -> Path:
@@ -17,10 +17,10 @@ def save(folder: Path, tests: list[str], lambdas: dict[str, float]) -> Path:
         for i, t in enumerate(tests)
     ]
     pl.concat(parts).write_parquet(folder / "gwas/qq.parquet")
-    rows = [(test, "all", value, 10_000) for test, value in lambdas.items()]
-    pl.DataFrame(rows, schema=["test", "frequency_bin", "lambda_gc", "n_variants"], orient="row").write_parquet(
-        folder / "gwas/lambdas.parquet"
-    )
+    rows = [(test, "all", value, 10_000, "high" if value > 1.1 else None) for test, value in lambdas.items()]
+    names = ["test", "frequency_bin", "lambda_gc", "n_variants", "flag"]
+    frame = pl.DataFrame(rows, schema=names, schema_overrides={"flag": pl.String}, orient="row")
+    frame.write_parquet(folder / "gwas/lambdas.parquet")
     return folder
 
 
@@ -44,7 +44,7 @@ def test_a_high_lambda_is_marked_and_the_joint_tests_come_first(tmp_path: Path) 
     cell = found.lambdas[1][1][0]
     assert cell is not None
     assert cell.flag is not None
-    assert f"above {HIGH_LAMBDA}" in cell.flag
+    assert cell.flag == FLAGS["high"]
     assert found.data is not None
     assert found.data["tests"][1]["curves"][0]["lambda"] == 10.0
     assert found.data["tests"][0]["band"]["expected"][-1] == pytest.approx(4.301, abs=0.01)

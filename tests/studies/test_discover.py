@@ -257,3 +257,32 @@ def test_truth_counts_only_what_counts(biobank: Path, tmp_path: Path, files: Fil
     planted.write_parquet(tmp_path / "true.parquet")
     summary = run_study(study_of(files, truth=TruthFile(tmp_path / "true.parquet")), tmp_path / "out")
     assert summary["truth_line"] == "planted loci found 1/2, false loci 0"
+
+
+def test_one_seed_serves_all_unless_the_pictures_have_their_own(biobank: Path) -> None:
+    path = biobank / "seeds.toml"
+    text = PICTURES.format(training="outside", encoder="contrastive")
+    path.write_text(f"[study]\nseed = 7\n{text}")
+    images = read_study(path).images
+    assert images is not None
+    assert images.embedding.seed == 7
+    path.write_text(f"[study]\nseed = 7\n{text.replace('[images]', '[images]' + chr(10) + 'seed = 9')}")
+    images = read_study(path).images
+    assert images is not None
+    assert images.embedding.seed == 9
+
+
+@pytest.mark.slow
+def test_the_floor_stands_beside_an_encoder_and_goes_when_there_is_none(biobank: Path, tmp_path: Path) -> None:
+    path = biobank / "floor.toml"
+    path.write_text(PICTURES.format(training="outside", encoder="contrastive"))
+    summary = run_study(read_study(path), tmp_path)
+    label, said = summary["headline"][-1]
+    assert label.startswith("floor")
+    assert "planted" in said
+    taught = pl.read_parquet(tmp_path / "phenotypes" / "splits.parquet").filter(pl.col("split") == "encoder").height
+    with_floor = pl.read_parquet(tmp_path / "floor" / "traits" / "traits.parquet").height
+    assert with_floor >= summary["n_participants"] + taught - 10  # nobody had to be left out but relatives
+    path.write_text(PICTURES.format(training="outside", encoder="pixels"))
+    run_study(read_study(path), tmp_path)
+    assert not (tmp_path / "floor").exists()

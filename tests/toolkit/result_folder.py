@@ -157,8 +157,9 @@ def _calibration(generator: np.random.Generator, n: int) -> tuple[pl.DataFrame, 
             expected = np.linspace(0.001, np.log10(n) - (0 if j == 0 else 0.6), 120)
             observed = expected * inflation + np.where(expected > 3, (expected - 3) * 3, 0) * (i < 4)
             curves.append(pl.DataFrame({"test": test, "frequency_bin": name, "expected": expected, "observed": observed}))
-            factors.append((test, name, inflation, n if j == 0 else n // 3))
-    return pl.concat(curves), pl.DataFrame(factors, schema=["test", "frequency_bin", "lambda_gc", "n_variants"], orient="row")
+            factors.append((test, name, inflation, n if j == 0 else n // 3, "high" if inflation > 1.1 else None))
+    names = ["test", "frequency_bin", "lambda_gc", "n_variants", "flag"]
+    return pl.concat(curves), pl.DataFrame(factors, schema=names, schema_overrides={"flag": pl.String}, orient="row")
 
 
 def loci_table() -> pl.DataFrame:
