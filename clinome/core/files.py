@@ -21,6 +21,7 @@ from typing import Any
 from clinome.core.errors import OutputError
 
 _PARTIAL = ".partial."
+_NO_SPACE = "No space left on device"
 
 
 @contextmanager
@@ -41,11 +42,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except OSError as error:
+    except Exception as error:
         if _about(error, path, temporary):
-            raise OutputError(
-                "the result cannot be written", where=path, got=error.strerror, do="choose another folder with --out, or free space"
-            ) from error
+            got = (
+                error.strerror if isinstance(error, OSError) and error.strerror else _NO_SPACE if _NO_SPACE in str(error) else error
+            )
+            do = "choose another folder with --out, or free space"
+            raise OutputError("the result cannot be written", where=path, got=got, do=do) from error
         raise
     finally:
         if temporary.parent.is_dir():
@@ -73,8 +76,10 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _about(error: OSError, path: Path, temporary: Path) -> bool:
-    """Tell an error of writing ``path`` from one of reading something else inside the block."""
+def _about(error: Exception, path: Path, temporary: Path) -> bool:
+    """Tell an error of writing ``path`` from one of reading something else inside the block (Polars has a class of its own)."""
+    if not isinstance(error, OSError):
+        return _NO_SPACE in str(error)
     named = [Path(str(name)) for name in (error.filename, error.filename2) if name is not None]
     return not named or any(name in (path, temporary, *path.parents) for name in named)
 

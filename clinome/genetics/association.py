@@ -30,7 +30,7 @@ from clinome.core.provenance import fingerprint
 from clinome.core.schema import COVARIATES, PHENOTYPES, check
 from clinome.formats.genotypes import Genotypes
 from clinome.genetics.filters import Filters, count
-from clinome.genetics.results import REASONS, Results, Shard, shard_frame
+from clinome.genetics.results import REASONS, RESERVED, Results, Shard, shard_frame
 from clinome.stats.linear import Group, Missing, Prepared, Scan, Statistic, digitise, omnibus, prepare, scan, whiten
 
 Floats = NDArray[np.float64]
@@ -287,6 +287,14 @@ def _matrix(order: pl.DataFrame, table: pl.DataFrame) -> Floats:
 
 
 def _refuse_unusable(names: Sequence[str], outcomes: Floats, n_covariates: int) -> None:
+    reserved = [name for name in names if name in RESERVED or name.startswith("omnibus:")]
+    if reserved:
+        raise TraitError(
+            "a trait has a name that the results need for themselves",
+            got=", ".join(reserved),
+            expected="another name than " + ", ".join(repr(name) for name in RESERVED),
+            do="rename the column",
+        )
     bad = []
     for p, name in enumerate(names):
         values = outcomes[np.isfinite(outcomes[:, p]), p]

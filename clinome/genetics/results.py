@@ -28,6 +28,7 @@ from clinome.core.errors import StudyError
 from clinome.stats.distributions import neg_log10_chi2, neg_log10_t
 
 Floats = NDArray[np.float64]
+RESERVED = ("omnibus", "all traits")  # what tables of results call the joint test, and all traits' tests pooled
 REASONS = {1: "no variation", 2: "collinear with the covariates", 3: "too few people"}
 
 

@@ -75,6 +75,8 @@ def orthonormal(columns: Floats, mask: NDArray[np.bool_]) -> Floats:
     from scipy.linalg import qr
 
     inside = columns[mask]
+    if not len(inside):
+        return np.zeros((len(mask), 0))
     inside = inside - inside.mean(axis=0)
     length = np.sqrt((inside**2).sum(axis=0))
     scale = np.abs(columns[mask]).max(axis=0, initial=0.0) * np.sqrt(max(len(inside), 1))

@@ -66,6 +66,19 @@ def test_what_the_killed_left_goes_and_what_the_living_write_stays(tmp_path: Pat
     assert {p.name for p in (tmp_path / "inner").iterdir()} == {living, other}
 
 
+def test_a_full_disk_is_one_clear_error_whoever_writes(tmp_path: Path) -> None:
+    """Polars has an error class of its own; Arrow's OSError has no strerror."""
+    said = "underlying IO error: No space left on device (os error 28)"
+    for error in (pl.exceptions.ComputeError(said), OSError(said)):
+        with (
+            pytest.raises(OutputError, match=r"cannot be written(.|\n)*No space left on device"),
+            replacing(tmp_path / "a.parquet"),
+        ):
+            raise error
+    with pytest.raises(pl.exceptions.ComputeError), replacing(tmp_path / "a.parquet"):
+        raise pl.exceptions.ComputeError("something else")
+
+
 def test_an_error_of_reading_inside_the_block_is_not_taken_for_one_of_writing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
         (tmp_path / "elsewhere" / "input.txt").read_text()

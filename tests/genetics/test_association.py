@@ -427,6 +427,7 @@ def test_a_traits_own_covariate_is_its_alone(tmp_path: Path) -> None:
         (lambda t, c: (t.with_columns(trait0=pl.lit(3.0)), c), TraitError, r"trait0: constant \(3\)"),
         (lambda t, c: (t.with_columns(trait0=pl.lit(None, pl.Float64)), c), TraitError, "trait0: all missing"),
         (lambda t, c: (t.with_columns(trait0=pl.lit(float("inf"))), c), TraitError, "trait0: infinite values"),
+        (lambda t, c: (t.rename({"trait0": "omnibus"}), c), TraitError, "the results need for themselves"),
         (lambda t, c: (t.with_columns(trait1=2 * c["age"] - c["sex"]), c), TraitError, "exact linear combination of"),
         (lambda t, c: (t, c.with_columns(age=pl.lit(float("nan")))), TraitError, "'age' is missing or not finite for 240"),
         (lambda t, c: (t, c.with_columns(age=pl.lit(float("inf")))), TraitError, "'age' is missing or not finite for 240"),

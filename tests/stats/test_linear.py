@@ -137,6 +137,13 @@ def test_omnibus_is_the_f_test_of_the_reversed_regression_and_ignores_rotation()
     np.testing.assert_allclose(test(outcomes * [1, 1e6, 1e-6, 3, 1] + 100), ours, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_outcomes_that_nobody_has_together_are_no_outcome() -> None:
+    outcomes = np.array([[1.0, np.nan], [2.0, np.nan], [np.nan, 3.0], [np.nan, 4.0]])
+    group = linear.whiten(outcomes, np.arange(8.0).reshape(4, 2))
+    assert (group.n, len(group.outcomes)) == (0, 0)
+
+
 def test_one_outcome_omnibus_is_its_t_test() -> None:
     counts, outcomes, covariates = example(6, gaps=False, traits=1)
     beta, error, n = run(counts, outcomes, covariates)
