@@ -60,9 +60,8 @@ def main() -> None:
             draws.append((np.sum(left["floor"][drawn] ** 2) - np.sum(left["encoder"][drawn] ** 2)) / total)
         low, high = np.quantile(draws, [0.025, 0.975])
         rows.append({"latent": name, **r2, "gain": r2["encoder"] - r2["floor"], "gain_interval_95": [float(low), float(high)]})
-        print(
-            f"{name:16} encoder {r2['encoder']:.3f}  floor {r2['floor']:.3f}  gain {rows[-1]['gain']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        )
+        beside = f"encoder {r2['encoder']:.3f}  floor {r2['floor']:.3f}"
+        print(f"{name:16} {beside}  gain {rows[-1]['gain']:+.3f} [{low:+.3f}, {high:+.3f}]")
     write_json(RECORD, {"people": people.height, "latents": rows, "provenance": provenance()})
 
 
