@@ -269,7 +269,12 @@ GENOTYPE_PICTURES = Table(
     (
         Column("locus", pl.Int64, "as in loci", nullable=False),
         Column("variant_id", pl.String, "the lead variant", nullable=False),
-        Column("kind", pl.String, "'mean' of a genotype's people, or 'difference' of the two homozygotes", nullable=False),
+        Column(
+            "kind",
+            pl.String,
+            "'mean' of a genotype's people, or 'difference' of two copies and none, without covariates",
+            nullable=False,
+        ),
         Column("genotype", pl.String, "e.g. 'A/A'; empty for a difference", nullable=False),
         Column("copies", pl.Int64, "copies of the effect allele; null for a difference"),
         Column("n", pl.Int64, "people averaged", nullable=False),

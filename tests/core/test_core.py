@@ -68,14 +68,14 @@ def test_what_the_killed_left_goes_and_what_the_living_write_stays(tmp_path: Pat
 
 def test_a_full_disk_is_one_clear_error_whoever_writes(tmp_path: Path) -> None:
     """Polars has an error class of its own; Arrow's OSError has no strerror."""
-    said = "underlying IO error: No space left on device (os error 28)"
+    said, path = "underlying IO error: No space left on device (os error 28)", tmp_path / "a.parquet"
     for error in (pl.exceptions.ComputeError(said), OSError(said)):
         with (
             pytest.raises(OutputError, match=r"cannot be written(.|\n)*No space left on device"),
-            replacing(tmp_path / "a.parquet"),
+            replacing(path),
         ):
             raise error
-    with pytest.raises(pl.exceptions.ComputeError), replacing(tmp_path / "a.parquet"):
+    with pytest.raises(pl.exceptions.ComputeError), replacing(path):
         raise pl.exceptions.ComputeError("something else")
 
 
