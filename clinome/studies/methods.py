@@ -84,7 +84,7 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
     two = " and for the omnibus being a second kind of test" if limits.omnibus is not None else ""
     said.append(
         f"Study-wide significance is {c.alpha:g}, corrected for {analysed.effective_tests:.1f} effective traits "
-        f"(Li & Ji 2005){two}. Loci: LD clumping (r² ≥ {c.r2:g} within {c.radius / 1000:,.0f} kb), "
+        f"(Worsley 1982){two}. Loci: LD clumping (r² ≥ {c.r2:g} within {c.radius / 1000:,.0f} kb), "
         f"windows within {c.merge / 1000:,.0f} kb merged."
     )
     return said

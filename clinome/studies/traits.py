@@ -20,7 +20,7 @@ from clinome.core.schema import METRICS, check
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.table import LoadedTable
 from clinome.stats.linear import prepare
-from clinome.stats.multiple_testing import effective_tests, pairwise_correlation
+from clinome.stats.multiple_testing import correlation_of_tests, effective_tests
 from clinome.stats.transform import rank_inverse_normal
 from clinome.studies.people import People, covariate_frame, load_flow, rows_of, save_flow, some_of
 from clinome.studies.study_file import Study
@@ -82,7 +82,7 @@ def analyse(
     for group in groups:
         residuals[np.ix_(group.mask, group.outcomes)] = group.residuals[group.mask]
     present = np.isfinite(residuals)
-    tests = effective_tests(pairwise_correlation(np.where(present, residuals, 0.0), present))
+    tests = effective_tests(correlation_of_tests(np.where(present, residuals, 0.0), present))
     analysed = rank_inverse_normal(residuals) if study.phenotypes.transform == "rank-normal" else values
     binary = [n for j, n in enumerate(names) if set(np.unique(values[np.isfinite(values[:, j]), j])) in ({0.0, 1.0}, {1.0, 2.0})]
     if binary:
