@@ -193,7 +193,10 @@ QUALITY = Table(
     (
         Column("trait", pl.String, "the phenotype dimension", nullable=False),
         Column(
-            "measure", pl.String, "'variance_share', 'left_right_icc', 'test_retest_icc', 'nuisance_r2:<column>'", nullable=False
+            "measure",
+            pl.String,
+            "'variance_share', 'left_right_icc', 'test_retest_icc' (held-out people), 'nuisance_r2:<column>'",
+            nullable=False,
         ),
         Column("value", pl.Float64, "the estimate"),
         Column("lower", pl.Float64, "lower end of the 95 % interval"),

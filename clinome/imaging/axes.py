@@ -177,6 +177,41 @@ def principal_axes(
     return Axes(mean, whitening, loadings * np.where(largest < 0, -1.0, 1.0))
 
 
+def held_out_scores(
+    features: NDArray[np.floating],
+    person: NDArray[np.int64],
+    people: NDArray[np.int64],
+    axes: Axes,
+    *,
+    widths: Sequence[int],
+    seed: int,
+) -> NDArray[np.float64]:
+    """Return the score of every picture on axes fitted without its person, shape (n_images, n_axes).
+
+    Axes are chosen because pictures of a person agree along them, so on the people they were fitted to even noise agrees: 300
+    features of noise of 1,000 people have axes of intraclass correlation 0.4. In five folds, axes are fitted to the other people
+    and turned by least squares, on those people, to ``axes``. Arguments are those of :func:`principal_axes`. NaN where too few
+    people are left to fit as many axes.
+    """
+    k = axes.loadings.shape[1]
+    scores = np.full((len(features), k), np.nan)
+    for fold in np.array_split(np.random.default_rng(seed).permutation(people), _FOLDS):
+        others = np.setdiff1d(people, fold)
+        here, rest = (np.flatnonzero(np.isin(person, some)) for some in (fold, others))
+        try:
+            fitted = principal_axes(features[rest], person[rest], others, dimensions=k, widths=widths)
+        except NotConverged:
+            continue
+        means = person_means(features[rest], person[rest], int(person.max()) + 1)[others]
+        mine, wanted = fitted.of(means), axes.of(means)
+        turn = np.linalg.lstsq(mine - mine.mean(axis=0), wanted - wanted.mean(axis=0), rcond=None)[0]
+        scores[here] = fitted.of(features[here]) @ turn
+    return scores
+
+
+_FOLDS = 5
+
+
 def _components(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return variances, largest first, and directions (in columns) of the principal components of centred rows."""
     variance, directions = np.linalg.eigh(centred.T @ centred / max(len(centred) - 1, 1))

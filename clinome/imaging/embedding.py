@@ -39,7 +39,7 @@ from clinome.core.progress import track
 from clinome.core.provenance import fingerprint
 from clinome.core.schema import EXCLUSIONS, IMAGES, PHENOTYPES, QUALITY, SPLITS, check
 from clinome.imaging.arms import LEARN, PHENOTYPE, Arm, arms, assign, households, refuse_seen
-from clinome.imaging.axes import person_means, principal_axes, variance_shares
+from clinome.imaging.axes import held_out_scores, person_means, principal_axes, variance_shares
 from clinome.imaging.contrastive import Training, features_of, load_encoder, reproducible, save_encoder, train_encoder
 from clinome.imaging.convert import content_key, squares
 from clinome.imaging.features import Views, views
@@ -276,6 +276,7 @@ def _tables(
     """Return phenotypes of people with pictures, and their quality."""
     columns: dict[str, NDArray[np.float64]] = {}
     pictures: list[NDArray[np.float64]] = []
+    fresh: list[NDArray[np.float64]] = []
     shares: dict[str, Estimate] = {}
     for arm in sides:
         rows, (found, widths) = pictures_of(seen, arm.phenotyped), features[arm.name]
@@ -287,12 +288,16 @@ def _tables(
         columns |= dict(zip(names, axes.of(people).T, strict=True))
         shares |= dict(zip(names, variance_shares(people[arm.phenotyped], axes, seed=config.seed), strict=True))
         pictures.append(values)
+        judged_on = np.full_like(values, np.nan)
+        judged_on[rows] = held_out_scores(found, seen.person[rows], arm.phenotyped, axes, widths=widths, seed=config.seed)
+        fresh.append(judged_on)
     judged = quality(
         np.hstack(pictures),
         images,
         seen,
         traits=list(columns),
         shares=shares,
+        held_out=np.hstack(fresh),
         min_reliability=config.min_reliability,
         seed=config.seed,
     )

@@ -26,6 +26,7 @@ def quality(
     *,
     traits: Sequence[str],
     shares: dict[str, Estimate] | None = None,
+    held_out: NDArray[np.float64] | None = None,
     min_reliability: float = 0.0,
     resamples: int = 500,
     seed: int = 0,
@@ -43,6 +44,9 @@ def quality(
     ----------
     values
         A number a picture, shape (n_images, n_traits); NaN in a column leaves the picture out of that trait.
+    held_out
+        As ``values``, from axes fitted without the person (:func:`clinome.imaging.axes.held_out_scores`): the two ICC are theirs.
+        None where ``values`` were not fitted to these people.
     images, seen
         The images table and its :func:`clinome.imaging.features.views`, in the same order.
 
@@ -56,8 +60,9 @@ def quality(
         column = values[:, j]
         if shares is not None:
             rows.append((trait, "variance_share", shares[trait]))
-        eyes = _person_means(column, seen, seen.eye, (0, 1))
-        visits = _person_means(column, seen, seen.visit, tuple(np.unique(seen.visit)[:2]))
+        fresh = column if held_out is None else held_out[:, j]
+        eyes = _person_means(fresh, seen, seen.eye, (0, 1))
+        visits = _person_means(fresh, seen, seen.visit, tuple(np.unique(seen.visit)[:2]))
         iccs = {"left_right_icc": eyes, "test_retest_icc": visits}
         agreements = {name: icc(table, resamples=resamples, seed=seed) for name, table in iccs.items() if table is not None}
         rows += [(trait, name, agreement) for name, agreement in agreements.items()]

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinome.core.errors import NotConverged
-from clinome.imaging.axes import block_scale, person_means, principal_axes, variance_shares, within_covariance
+from clinome.imaging.axes import block_scale, held_out_scores, person_means, principal_axes, variance_shares, within_covariance
+from clinome.stats.reliability import icc
 
 
 def pictures(n_people: int = 400, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -115,3 +116,33 @@ def test_more_axes_than_there_are() -> None:
         principal_axes(flat, np.arange(len(flat)), np.arange(len(flat)), dimensions=3)
     with pytest.raises(NotConverged, match="all alike"):
         principal_axes(np.ones((9, 4)), np.arange(9), np.arange(9), dimensions=1)
+
+
+def test_reliability_of_held_out_people_is_that_of_new_people_where_noise_looks_reliable_in_its_own() -> None:
+    """Three traits among 150 features: eight axes are asked for, so that five are noise."""
+    generator = np.random.default_rng(3)
+    n, people, person = 300, np.arange(300), np.repeat(np.arange(300), 2)
+    mix = generator.normal(size=(3, 150)) / 3
+
+    def drawn() -> np.ndarray:
+        traits = generator.normal(size=(n, 3)) * [3.0, 2.0, 1.0]
+        return traits[person] @ mix + generator.normal(size=(2 * n, 150))
+
+    def agreement(scores: np.ndarray) -> np.ndarray:
+        return np.array([icc(scores[:, j].reshape(n, 2), resamples=2, seed=0).value for j in range(8)])
+
+    features = drawn()
+    axes = principal_axes(features, person, people, dimensions=8)
+    own, new = agreement(axes.of(features)), agreement(axes.of(drawn()))
+    held_out = agreement(held_out_scores(features, person, people, axes, widths=[150], seed=1))
+    assert (new[:3] > 0.8).all()
+    assert (np.abs(new[3:]) < 0.2).all()
+    assert (own[3:] > 0.25).all()  # what the axes say of the people whom they were fitted to
+    np.testing.assert_allclose(held_out[:3], new[:3], atol=0.06)
+    assert (held_out[3:] < 0.2).all()
+
+
+def test_too_few_people_to_hold_any_out_have_no_held_out_score() -> None:
+    features, person = pictures(5)
+    axes = principal_axes(features, person, np.arange(5), dimensions=4)
+    assert np.isnan(held_out_scores(features, person, np.arange(5), axes, widths=[8], seed=1)).all()

@@ -95,3 +95,20 @@ def test_one_eye_one_visit_has_neither_icc() -> None:
     one = ((images["visit"] == 0) & (images["laterality"] == "left")).to_numpy()
     table = quality(values[one], images.filter(pl.Series(one)), views(images.filter(pl.Series(one))), traits=list("abcd"))
     assert set(table["measure"]) == {"nuisance_r2:scanner", "nuisance_r2:illumination"}
+
+
+def test_reliability_is_that_of_held_out_scores_and_nuisance_that_of_the_trait() -> None:
+    generator = np.random.default_rng(8)
+    person = np.repeat(np.arange(120), 2)
+    columns = {
+        "participant_id": [f"p{k:03d}" for k in person],
+        "laterality": ["left", "right"] * 120,
+        "light": generator.normal(size=240),
+    }
+    images = pl.DataFrame(columns)
+    own = generator.normal(size=120)[person][:, None]
+    table = quality(own, images, views(images), traits=["t"], held_out=generator.normal(size=(240, 1)))
+    assert abs(value(table, "t", "left_right_icc")) < 0.3
+    same = quality(own, images, views(images), traits=["t"])
+    assert value(same, "t", "left_right_icc") == pytest.approx(1)
+    assert value(table, "t", "nuisance_r2:light") == value(same, "t", "nuisance_r2:light")
