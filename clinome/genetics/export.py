@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+import clinome
 from clinome.core.errors import OutputError
 from clinome.core.files import file_name, replacing
 from clinome.core.progress import track
@@ -14,7 +15,7 @@ from clinome.formats.gwas_ssf import Metadata, metadata_path
 from clinome.formats.sumstats import Layout, write_sumstats
 from clinome.genetics.results import Results
 
-REFERENCE_FIRST = (".pgen", ".bgen", ".vcf", ".vcf.gz", ".bcf")
+REFERENCE_FIRST = (".pgen", ".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")  # a BGEN does not say: PLINK 2 writes the reference last
 
 
 def export(results: Results, out: str | Path, *, layout: Layout, source: str = "") -> pl.DataFrame:
@@ -23,8 +24,8 @@ def export(results: Results, out: str | Path, *, layout: Layout, source: str = "
     ``out/traits.tsv`` holds that table, with the files of other layouts that were written before. Files of this layout that
     an earlier scan left there and that this one does not write are removed, so that no trait has an answer of another scan.
 
-    ``source`` is the name of the genotype file: where its format marks the reference allele (all but PLINK 1), GWAS-SSF files
-    state it.
+    ``source`` is the name of the genotype file: where its format marks the reference allele (all but PLINK 1 and BGEN),
+    GWAS-SSF files state it.
 
     Raises
     ------
@@ -41,6 +42,7 @@ def export(results: Results, out: str | Path, *, layout: Layout, source: str = "
             genome_assembly=results.run["build"],
             sample_size=int(n),
             adjusted_covariates=tuple(results.run["covariates"]),
+            analysis_software=f"Clinome {clinome.__version__}",
             other_is_reference=source.endswith(REFERENCE_FIRST),
         )
         write_sumstats(out / file, results.frames(trait), layout=layout, metadata=about)

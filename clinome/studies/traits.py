@@ -88,7 +88,7 @@ def analyse(
     if binary:
         notes.append(
             f"{'1 trait has' if len(binary) == 1 else f'{len(binary)} traits have'} two values ({', '.join(binary[:3])}"
-            f"{', …' if len(binary) > 3 else ''}) and are analysed "
+            f"{', …' if len(binary) > 3 else ''}) and {'is' if len(binary) == 1 else 'are'} analysed "
             "by the linear model: betas are risk differences per allele; trust p-values of common variants in balanced traits"
         )
     return Analysed(

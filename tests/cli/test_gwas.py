@@ -203,7 +203,7 @@ def test_zero_one_traits_are_linear_and_it_is_said(gwas: Callable[..., Said], fi
     binary = traits_of(files).select("IID", (pl.col("height") > pl.col("height").median()).cast(pl.Int8).alias("tall"))
     said = gwas(phenotypes=saved(binary, tmp_path / "binary.tsv"))
     assert said.code == 0
-    assert "two values (tall) and are analysed by the linear model: betas are risk differences per allele" in said.err
+    assert "two values (tall) and is analysed by the linear model: betas are risk differences per allele" in said.err
 
 
 @pytest.mark.slow
