@@ -43,7 +43,7 @@ from clinome.studies.methods import headline, methods
 from clinome.studies.people import People, gather, load_people, read_covariates, rows_of, save_people
 from clinome.studies.stages import Stages
 from clinome.studies.study_file import Study
-from clinome.studies.traits import Analysed, analyse, load_analysed, save_analysed
+from clinome.studies.traits import Analysed, analyse, imbalance_warnings, load_analysed, save_analysed
 from clinome.studies.truth import Compared, compare
 
 
@@ -311,7 +311,8 @@ def _summary(run: _Run, found: _Found, floor: _Found | None, table: LoadedTable 
         "subtitle": study.study.subtitle,
         "kind": "discover" if study.images else "gwas",
         "headline": rows,
-        "warnings": inflation_warnings(results, covariates=n_covariates),
+        "warnings": inflation_warnings(results, covariates=n_covariates)
+        + imbalance_warnings(analysed.raw, maf=study.gwas.options.filters.maf),
         "notes": notes,
         "methods": methods(study, analysed, counted, limits),
         "settings": json.loads(json.dumps(_without_folders(asdict(study)), default=str)),
