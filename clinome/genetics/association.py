@@ -45,11 +45,14 @@ class Options:
 
     ``missing_genotypes``: 'mean' (the mean of the trait's observed people, as REGENIE) or 'drop' (that person is left out of
     that variant, as PLINK 2). ``statistic``: 't' (SE from the residuals of the full model) or 'score' (from the model without
-    the variant, χ² with one degree of freedom, as REGENIE). ``shard_size``: variants between two safe points of a run.
+    the variant, χ² with one degree of freedom, as REGENIE). ``radial_omnibus``: before the omnibus, people's distances from
+    the centre take the lengths of normal ones, directions kept (:func:`clinome.stats.linear.whiten`); studies that rank-normalise
+    their traits do so anyway. ``shard_size``: variants between two safe points of a run.
     """
 
     missing_genotypes: Missing = "mean"
     statistic: Statistic = "t"
+    radial_omnibus: bool = False
     filters: Filters = field(default_factory=Filters)
     shard_size: int = 16_384
     block_size: int | None = None
@@ -144,7 +147,10 @@ def associate(
         return finished
 
     scale = genotypes.read(rows[:1], given.people[:1]).scale
-    whitened = {name: whiten(values, np.hstack([given.basis, extra])) for name, (values, extra) in given.sets.items()}
+    whitened = {
+        name: whiten(values, np.hstack([given.basis, extra]), radial=options.radial_omnibus)
+        for name, (values, extra) in given.sets.items()
+    }
     tested = {name: g for name, g in whitened.items() if len(g.outcomes) and g.n > g.rank + len(g.outcomes)}
     job = _Job(
         source=genotypes,
@@ -207,6 +213,7 @@ def _described(
     run: dict[str, Any] = {
         "statistic": options.statistic,
         "missing_genotypes": options.missing_genotypes,
+        "radial_omnibus": options.radial_omnibus,
         "filters": asdict(options.filters),
         "shard_size": options.shard_size,
         "n_people": len(given.people),

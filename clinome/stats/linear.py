@@ -343,22 +343,45 @@ def _cholesky(gram: dict[tuple[int, int], Floats], size: int) -> tuple[dict[tupl
     return factor, singular
 
 
-def whiten(outcomes: Floats, covariates: Floats) -> Group:
+def whiten(outcomes: Floats, covariates: Floats, *, radial: bool = False) -> Group:
     """Return complete ``outcomes`` (N, P; people with any NaN are left out) as orthonormal residuals for :func:`omnibus`.
 
     The span of the residuals is what counts: any invertible linear change of the outcomes gives the same omnibus.
     Directions below 1e-8 of the largest singular value (after scaling outcomes to unit length) are dropped.
+
+    ``radial`` gives each person's whitened residuals the length that their rank has among normal ones (χ with D degrees of
+    freedom, Blom's offset) and keeps their direction: what ranking is for one outcome, and as blind to rotation as the test.
+    A few people far out otherwise make Wilks' test call rare variants by chance: its F is exact for normal outcomes.
     """
     mask: NDArray[np.bool_] = np.asarray(np.isfinite(outcomes).all(axis=1))
     basis = orthonormal(covariates, mask)
-    residuals = np.stack([_residual(outcomes[mask, p], basis[mask]) for p in range(outcomes.shape[1])], axis=1)
+    u = _span(outcomes[mask], basis[mask])
+    if radial and u.shape[1]:
+        u = _span(u * _normal_lengths(u)[:, None], basis[mask])
+    whole = np.zeros((len(mask), u.shape[1]))
+    whole[mask] = u
+    kept = u.shape[1]
+    return Group(mask, basis, whole, np.ones(kept), np.arange(kept), int(mask.sum()), basis.shape[1] + 1)
+
+
+def _span(outcomes: Floats, basis: Floats) -> Floats:
+    """Return an orthonormal basis (N, D) of what ``basis`` and an intercept leave of ``outcomes`` (N, P)."""
+    residuals = np.stack([_residual(outcomes[:, p], basis) for p in range(outcomes.shape[1])], axis=1)
     length = np.sqrt((residuals**2).sum(axis=0))
     residuals = residuals[:, length > 0] / length[length > 0]
     u, s, _ = np.linalg.svd(residuals, full_matrices=False)
-    kept = int((s > 1e-8 * s[0]).sum()) if len(s) else 0
-    whole = np.zeros((len(mask), kept))
-    whole[mask] = u[:, :kept]
-    return Group(mask, basis, whole, np.ones(kept), np.arange(kept), int(mask.sum()), basis.shape[1] + 1)
+    return np.asarray(u[:, : int((s > 1e-8 * s[0]).sum()) if len(s) else 0])
+
+
+def _normal_lengths(u: Floats) -> Floats:
+    """Return by what to multiply each row of ``u`` (N, D) so that the lengths of rows are those of D normal numbers."""
+    from scipy.special import chdtri
+    from scipy.stats import rankdata
+
+    n, d = u.shape
+    length = np.sqrt((u**2).sum(axis=1))
+    wanted = np.sqrt(chdtri(d, 1 - (rankdata(length) - 3 / 8) / (n + 1 / 4)))
+    return np.asarray(wanted / np.where(length > 0, length, 1.0))
 
 
 def omnibus(result: Scan, group: Group) -> Floats:

@@ -211,6 +211,11 @@ def _sets(raw: pl.DataFrame) -> dict[str, pl.DataFrame]:
     return {"all traits": raw} if len(names) > 1 else {}
 
 
+def _radial(study: Study) -> bool:
+    """Tell whether the omnibus takes people's distances as normal ones: what ranking is to the tests of single traits."""
+    return study.gwas.options.radial_omnibus or study.phenotypes.transform == "rank-normal"
+
+
 def _scan(study: Study, analysed: Analysed, genotypes: Genotypes, folder: Path) -> None:
     results = associate(
         genotypes,
@@ -219,7 +224,7 @@ def _scan(study: Study, analysed: Analysed, genotypes: Genotypes, folder: Path) 
         covariates=analysed.covariates,
         trait_covariates=analysed.own,
         omnibus_sets=_sets(analysed.raw) if study.gwas.omnibus else {},
-        options=study.gwas.options,
+        options=replace(study.gwas.options, radial_omnibus=_radial(study)),
     )
     summarise(results, tests=analysed.effective_tests, alpha=study.loci.clumping.alpha)
 

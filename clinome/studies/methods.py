@@ -63,7 +63,7 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
     if study.phenotypes.transform == "rank-normal":
         said.append(
             "Each trait's residuals on its covariates were rank-inverse-normal transformed (Blom) before its test; "
-            "the omnibus took the untransformed traits."
+            "the omnibus took the untransformed traits, people's distances from their centre ranked to those of a normal."
         )
     missing = {
         "mean": "missing genotypes took the variant's mean in the people analysed",

@@ -150,3 +150,51 @@ def test_one_outcome_omnibus_is_its_t_test() -> None:
     group = linear.whiten(outcomes, covariates)
     (result,) = linear.scan(counts, linear.digitise([group], scale=1))
     np.testing.assert_allclose(linear.omnibus(result, group), neg_log10_t((beta / error)[:, 0], n[0, 0] - 5), rtol=1e-9)
+
+
+def _heavy(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
+    """Outcomes of which one person in fifty lies five times as far out as the others, in axes that are mixed."""
+    far = np.where(generator.random(n) < 0.02, 5.0, 1.0)[:, None]
+    return generator.normal(size=(n, d)) * far @ generator.normal(size=(d, d))
+
+
+def test_the_radial_omnibus_ignores_rotation_and_scale() -> None:
+    generator = np.random.default_rng(8)
+    counts = generator.binomial(2, 0.2, (40, 300)).astype(np.int8)
+    outcomes, covariates = _heavy(generator, 300, 6), generator.normal(size=(300, 2))
+
+    def test(y: np.ndarray) -> np.ndarray:
+        group = linear.whiten(y, covariates, radial=True)
+        (result,) = linear.scan(counts, linear.digitise([group], scale=1))
+        return linear.omnibus(result, group)
+
+    rotation, _ = np.linalg.qr(generator.normal(size=(6, 6)))
+    np.testing.assert_allclose(test(outcomes @ rotation), test(outcomes), atol=1e-7)
+    np.testing.assert_allclose(test(outcomes * [1, 10, 1e-3, 4, 1e5, 2] + 7), test(outcomes), atol=1e-6)
+
+
+def test_people_far_out_make_the_plain_omnibus_call_rare_variants_and_not_the_radial_one() -> None:
+    generator = np.random.default_rng(9)
+    n, variants = 1_000, 12_000
+    counts = generator.binomial(2, 0.01, (variants, n)).astype(np.int8)
+    outcomes = _heavy(generator, n, 16)
+    called = {}
+    for radial in (False, True):
+        group = linear.whiten(outcomes, np.zeros((n, 0)), radial=radial)
+        (result,) = linear.scan(counts, linear.digitise([group], scale=1))
+        called[radial] = int(np.sum(linear.omnibus(result, group) >= 3))
+    assert called[False] >= 3 * 12  # expected by chance: 12
+    assert called[True] <= 25  # beyond 3.5 standard deviations of chance would be 25
+
+
+def test_the_radial_omnibus_of_normal_outcomes_is_nearly_the_plain_one() -> None:
+    generator = np.random.default_rng(10)
+    counts = generator.binomial(2, 0.3, (60, 2_000)).astype(np.int8)
+    outcomes = generator.normal(size=(2_000, 5)) + 0.15 * counts[0][:, None]
+
+    def test(radial: bool) -> np.ndarray:
+        group = linear.whiten(outcomes, np.zeros((2_000, 0)), radial=radial)
+        (result,) = linear.scan(counts, linear.digitise([group], scale=1))
+        return linear.omnibus(result, group)
+
+    np.testing.assert_allclose(test(True), test(False), rtol=0.05, atol=0.05)
