@@ -437,7 +437,9 @@ def _finish(
     kept = seen.filter(~pl.col("reason").str.starts_with("filter:").fill_null(False))
     if not kept.height:
         raise StudyError(
-            "the filters leave no variant", got=_tally(dropped, "reason"), do="relax --maf, --mac, --missing, --hwe or --info"
+            "the filters leave no variant",
+            got="; ".join(f"{n:,} left out by {name}" for name, n in _tally(dropped, "reason").items()),
+            do="relax --maf, --mac, --missing, --hwe or --info",
         )
     variants = genotypes.variants[kept["source_row"].to_numpy()].hstack(kept)
     with replacing(out / "variants.parquet") as temporary:

@@ -18,14 +18,14 @@ from clinome.genetics.results import Results
 REFERENCE_FIRST = (".pgen", ".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")  # a BGEN does not say: PLINK 2 writes the reference last
 
 
-def export(results: Results, out: str | Path, *, layout: Layout, source: str = "") -> pl.DataFrame:
+def export(results: Results, out: str | Path, *, layout: Layout, source: str = "", note: str | None = None) -> pl.DataFrame:
     """Write ``out/<trait>.<layout>.tsv.gz`` for every trait and return the table ``trait, file``.
 
     ``out/traits.tsv`` holds that table, with the files of other layouts that were written before. Files of this layout that
     an earlier scan left there and that this one does not write are removed, so that no trait has an answer of another scan.
 
     ``source`` is the name of the genotype file: where its format marks the reference allele (all but PLINK 1 and BGEN),
-    GWAS-SSF files state it.
+    GWAS-SSF files state it. ``note`` goes into their metadata (the unit of a transformed trait, say).
 
     Raises
     ------
@@ -43,6 +43,7 @@ def export(results: Results, out: str | Path, *, layout: Layout, source: str = "
             sample_size=int(n),
             adjusted_covariates=tuple(results.run["covariates"]),
             analysis_software=f"Clinome {clinome.__version__}",
+            author_notes=note,
             other_is_reference=source.endswith(REFERENCE_FIRST),
         )
         write_sumstats(out / file, results.frames(trait), layout=layout, metadata=about)

@@ -95,8 +95,7 @@ def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
     for name, frame in (("flow", flow.table()), ("exclusions", flow.exclusions())):
         with replacing(out / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
-    inputs = [*genotypes.paths, *(p for p in (study.phenotypes.path, study.images and study.images.path) if p)]
-    inputs += [study.covariates.path] if study.covariates else []
+    inputs = [*genotypes.paths, *_named_files(study)]
     write_provenance(out, inputs=inputs, settings=summary["settings"], seed=study.study.seed)
     if report:
         from clinome.report.page import write_report
@@ -283,11 +282,27 @@ def _compared(study: Study, loci: pl.DataFrame) -> Compared:
     return compare(loci, read_checked(study.truth.loci, TRUE_LOCI), distance=study.truth.distance)
 
 
+def _named_files(study: Study) -> list[Path]:
+    """Return the files besides the genotypes that a study names."""
+    named = [
+        study.phenotypes.path,
+        study.images.path if study.images else None,
+        study.covariates.path if study.covariates else None,
+        study.cohort.keep,
+        study.cohort.remove,
+        study.loci.genes,
+        study.truth.loci if study.truth else None,
+    ]
+    return [path for path in named if path is not None]
+
+
 def _export(run: _Run, results: Results, layout: Layout, key: str) -> None:
     """Write the text files of ``layout`` when they are asked for; when not, remove those of another scan."""
     source, name, key = run.study.genotypes.path, f"export-{layout}", fingerprint(key, layout)
+    ranked = run.study.phenotypes.transform == "rank-normal"
+    note = "beta is in standard deviations of the trait's rank-normalised residuals on the covariates" if ranked else None
     if layout in run.study.gwas.export:
-        run.stages.run(name, key, lambda _: export(results, run.stages.out, layout=layout, source=source))
+        run.stages.run(name, key, lambda _: export(results, run.stages.out, layout=layout, source=source, note=note))
     elif run.stages.other(name, key):
         remove_export(run.stages.out, layout)
         shutil.rmtree(run.stages.out / name)

@@ -25,6 +25,7 @@ from clinome.studies.study_file import (
     GenotypeFiles,
     LociSettings,
     Phenotypes,
+    Scan,
     Study,
     TruthFile,
     read_study,
@@ -98,6 +99,8 @@ def test_the_flow_accounts_for_everybody(files: Files, tmp_path: Path) -> None:
     )
     covariates.filter(pl.col("IID") != "person0020").write_csv(files.covariates, separator="\t", null_value="NA")
     summary = run_study(study_of(files, cohort=Cohort(remove=tmp_path / "remove.txt")), tmp_path / "out")
+    inputs = json.loads((tmp_path / "out" / "provenance.json").read_text())["inputs"]
+    assert {"cohort.bed", "traits.tsv", "covariates.tsv", "remove.txt"} <= {i["name"] for i in inputs}
     flow = pl.read_parquet(tmp_path / "out" / "flow.parquet")
     assert dict(zip(flow["reason"], flow["dropped"], strict=True))["in the remove list"] == 2
     assert dict(zip(flow["reason"], flow["dropped"], strict=True))["no covariates"] == 1
@@ -134,8 +137,9 @@ def test_deepnull_and_components_join_the_covariates(files: Files, tmp_path: Pat
         phenotypes=Phenotypes(path=files.traits, adjust="deepnull", transform="rank-normal"),
         cohort=Cohort(principal_components=2),
     )
-    summary = run_study(study, tmp_path / "out")
+    summary = run_study(replace(study, gwas=Scan(export=("gwas-ssf",))), tmp_path / "out")
     assert any("DeepNull" in sentence for sentence in summary["methods"])
+    assert "rank-normalised" in (tmp_path / "out" / "height.gwas-ssf.tsv.gz-meta.yaml").read_text()
     own = pl.read_parquet(tmp_path / "out" / "traits" / "own.parquet")
     assert own.columns == ["participant_id", "height", "weight"]
     quality = pl.read_parquet(tmp_path / "out" / "traits" / "metrics.parquet")
