@@ -21,7 +21,7 @@ from clinome.formats.genotype_files import convert_genotypes, open_genotypes
 from clinome.formats.gwas_ssf import Metadata
 from clinome.formats.sumstats import Layout, read_sumstats, write_sumstats
 from clinome.formats.table import existing, read_id_list
-from clinome.genetics.export import REFERENCE_FIRST, export
+from clinome.genetics.export import RANKED, export, metadata_of
 from clinome.genetics.results import Results
 
 _BESIDE = {".bed": (".bim", ".fam"), ".pgen": (".pvar", ".psam")}
@@ -112,31 +112,27 @@ def result_files(folder: str | Path, out: str | Path, *, layout: Layout, trait: 
         raise StudyError(
             "the folder holds no finished scan", where=folder, do="name the folder that clinome run or clinome gwas wrote to"
         )
-    results, source = Results(store), _genotype_file_of(folder)
+    results, (source, note) = Results(store), _said_of(folder)
     if trait is None:
-        return [out / file for file in export(results, out, layout=layout, source=source)["file"]]
+        return [out / file for file in export(results, out, layout=layout, source=source, note=note)["file"]]
     known = results.traits["trait"].to_list()
     if trait not in known and trait.split(":")[0] != "omnibus":
         near = difflib.get_close_matches(trait, known, 3) or known[:8]
         raise StudyError("the scan has no such trait", where=folder, got=repr(trait), expected=", ".join(near))
     if out.is_dir():
         raise StudyError("one trait is written to a file, not into a folder", where=out, do="name a file, e.g. trait.tsv.gz")
-    about = Metadata(
-        trait_description=trait,
-        genome_assembly=results.run["build"],
-        adjusted_covariates=tuple(results.run["covariates"]),
-        other_is_reference=source.endswith(REFERENCE_FIRST),
-    )
+    about = metadata_of(results, trait, source=source, note=note)
     return [write_sumstats(out, results.frames(trait), layout=layout, metadata=about)]
 
 
-def _genotype_file_of(folder: Path) -> str:
-    """Return the name of the genotype file of a study, '' where the folder does not say."""
+def _said_of(folder: Path) -> tuple[str, str | None]:
+    """Return the name of a study's genotype file ('' where the folder does not say) and the note on the unit of its traits."""
     try:
         said = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return str(said["settings"]["genotypes"]["path"])
+        ranked = said["settings"]["phenotypes"]["transform"] == "rank-normal"
+        return str(said["settings"]["genotypes"]["path"]), RANKED if ranked else None
     except (OSError, json.JSONDecodeError, KeyError, TypeError):
-        return ""
+        return "", None
 
 
 def _refuse_same(made: Sequence[Path], read: Sequence[Path]) -> None:

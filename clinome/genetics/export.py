@@ -15,6 +15,7 @@ from clinome.formats.gwas_ssf import Metadata, metadata_path
 from clinome.formats.sumstats import Layout, write_sumstats
 from clinome.genetics.results import Results
 
+RANKED = "beta is in standard deviations of the trait's rank-normalised residuals on the covariates"
 REFERENCE_FIRST = (".pgen", ".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")  # a BGEN does not say: PLINK 2 writes the reference last
 
 
@@ -37,15 +38,7 @@ def export(results: Results, out: str | Path, *, layout: Layout, source: str = "
     taken: set[str] = set()
     files = [f"{file_name(trait, taken)}.{layout}.tsv.gz" for trait in results.traits["trait"]]
     for trait, file, n in track(list(zip(results.traits["trait"], files, results.traits["n"], strict=True)), f"export as {layout}"):
-        about = Metadata(
-            trait_description=trait,
-            genome_assembly=results.run["build"],
-            sample_size=int(n),
-            adjusted_covariates=tuple(results.run["covariates"]),
-            analysis_software=f"Clinome {clinome.__version__}",
-            author_notes=note,
-            other_is_reference=source.endswith(REFERENCE_FIRST),
-        )
+        about = metadata_of(results, trait, source=source, note=note, sample_size=int(n))
         write_sumstats(out / file, results.frames(trait), layout=layout, metadata=about)
     names = pl.DataFrame({"trait": results.traits["trait"], "file": files})
     mine = before["file"].str.ends_with(f".{layout}.tsv.gz")
@@ -53,6 +46,19 @@ def export(results: Results, out: str | Path, *, layout: Layout, source: str = "
     with replacing(out / "traits.tsv") as temporary:
         pl.concat([names, before.filter(~mine)]).write_csv(temporary, separator="\t")
     return names
+
+
+def metadata_of(results: Results, trait: str, *, source: str, note: str | None, sample_size: int | None = None) -> Metadata:
+    """Return what GWAS-SSF says about one trait of a scan; without ``sample_size`` the largest n of the file is taken."""
+    return Metadata(
+        trait_description=trait,
+        genome_assembly=results.run["build"],
+        sample_size=sample_size,
+        adjusted_covariates=tuple(results.run["covariates"]),
+        analysis_software=f"Clinome {clinome.__version__}",
+        author_notes=note,
+        other_is_reference=source.endswith(REFERENCE_FIRST),
+    )
 
 
 def remove_export(out: str | Path, layout: Layout) -> None:

@@ -33,7 +33,7 @@ from clinome.formats.sumstats import LAYOUTS, Layout
 from clinome.formats.table import LoadedTable, read_checked, read_table
 from clinome.genetics.association import associate
 from clinome.genetics.clumping import find_loci, save_loci
-from clinome.genetics.export import export, remove_export
+from clinome.genetics.export import RANKED, export, remove_export
 from clinome.genetics.results import Results
 from clinome.genetics.studywide import inflation_warnings, summarise, thresholds
 from clinome.imaging.convert import content_key
@@ -300,7 +300,7 @@ def _export(run: _Run, results: Results, layout: Layout, key: str) -> None:
     """Write the text files of ``layout`` when they are asked for; when not, remove those of another scan."""
     source, name, key = run.study.genotypes.path, f"export-{layout}", fingerprint(key, layout)
     ranked = run.study.phenotypes.transform == "rank-normal"
-    note = "beta is in standard deviations of the trait's rank-normalised residuals on the covariates" if ranked else None
+    note = RANKED if ranked else None
     if layout in run.study.gwas.export:
         run.stages.run(name, key, lambda _: export(results, run.stages.out, layout=layout, source=source, note=note))
     elif run.stages.other(name, key):
