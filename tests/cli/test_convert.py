@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import filecmp
 import gzip
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from toolkit.biobank import Files, write_files
+from toolkit.command import Said, say
 from toolkit.plink2 import copies
 from toolkit.plink2 import run as run_program
 
-from clinome.__main__ import main
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.sumstats import LAYOUTS, Layout, read_sumstats
 from clinome.genetics.association import associate
 from clinome.genetics.results import Results
-
-
-class Said(NamedTuple):
-    """Exit code and what was printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -44,14 +34,7 @@ def convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def call(**options: object) -> Said:
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        monkeypatch.setattr(sys, "argv", ["clinome", "convert", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return Said(code, printed.out, printed.err)
+        return say(["convert", *words], monkeypatch, capsys)
 
     return call
 

@@ -7,15 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pytest
 from toolkit.biobank import CAUSAL, Files, write_files
+from toolkit.command import Said, say
 from toolkit.plink2 import run as run_program
 
-from clinome.__main__ import main
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.plink import write_plink
 from clinome.formats.sumstats import read_sumstats
@@ -24,14 +23,6 @@ from clinome.formats.sumstats import read_sumstats
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     return write_files(tmp_path / "data")
-
-
-class Said(NamedTuple):
-    """Exit code and what was printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -43,14 +34,7 @@ def gwas(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         words = [
             w for name, value in (plain | options).items() if value is not None for w in (f"--{name.replace('_', '-')}", value)
         ]
-        monkeypatch.setattr(sys, "argv", ["clinome", "gwas", *map(str, [*words, *flags])])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return Said(code, printed.out, printed.err)
+        return say(["gwas", *words, *flags], monkeypatch, capsys)
 
     return call
 
