@@ -77,8 +77,8 @@ class _Job(NamedTuple):
     source: Genotypes
     people: NDArray[np.int64]
     batches: list[Prepared]
-    sets: list[Prepared]
-    n_traits: int
+    sets: dict[str, Prepared]
+    names: list[str]
     groups: list[Group]
     options: Options
     info: Floats | None
@@ -156,8 +156,8 @@ def associate(
         source=genotypes,
         people=given.people,
         batches=_batches(groups, scale),
-        sets=[digitise([g], scale=scale) for g in tested.values()],
-        n_traits=len(given.names),
+        sets={name: digitise([g], scale=scale) for name, g in tested.items()},
+        names=given.names,
         groups=groups,
         options=options,
         info=genotypes.variants["info"].to_numpy() if "info" in genotypes.variants.columns else None,
@@ -380,12 +380,12 @@ def _scan_shard(job: _Job, rows: NDArray[np.int64], out: Path, number: int) -> N
     shards, tables = [], []
     for i in range(0, len(rows), size):
         shard, table = _scan_block(job, rows[i : i + size])
-        shards.append(shard_frame(shard))
+        shards.append(shard_frame(shard, traits=job.names, omnibus_sets=list(job.sets)))
         tables.append(table)
     with replacing(about) as temporary:
         pl.concat(tables).write_parquet(temporary)
     with replacing(path) as temporary:
-        pl.concat(shards).write_ipc(temporary)
+        pl.concat(shards, rechunk=True).write_ipc(temporary)
 
 
 def _scan_block(job: _Job, rows: NDArray[np.int64]) -> tuple[Shard, pl.DataFrame]:
@@ -396,18 +396,20 @@ def _scan_block(job: _Job, rows: NDArray[np.int64]) -> tuple[Shard, pl.DataFrame
     counts: Counts = block.counts if len(kept) == len(rows) else block.counts[kept]
     v = len(kept)
     n_groups = len(job.groups)
-    beta, error = np.full((v, job.n_traits), np.nan), np.full((v, job.n_traits), np.nan)
-    n, frequency = np.zeros((v, n_groups), dtype=np.int64), np.full((v, n_groups), np.nan)
+    beta, error = np.full((len(job.names), v), np.nan, np.float32), np.full((len(job.names), v), np.nan, np.float32)
+    n, frequency = np.zeros((n_groups, v), dtype=np.int32), np.full((n_groups, v), np.nan, np.float32)
     reason = np.full(v, 127, dtype=np.int8)  # estimated nowhere until some group says otherwise
     number = {id(g.mask): i for i, g in enumerate(job.groups)}
     for batch in job.batches:
         results = scan(counts, batch, statistic=job.options.statistic, missing=job.options.missing_genotypes)
         for group, result in zip(batch.groups, results, strict=True):
             i = number[id(group.mask)]
-            beta[:, group.outcomes], error[:, group.outcomes] = result.beta, result.standard_error
-            n[:, i], frequency[:, i] = result.n, result.frequency
+            beta[group.outcomes], error[group.outcomes] = result.beta.T, result.standard_error.T
+            n[i], frequency[i] = result.n, result.frequency
             reason = np.minimum(reason, result.reason)
-    strength = np.stack([_omnibus_of(counts, prepared) for prepared in job.sets], axis=1) if job.sets else np.zeros((v, 0))
+    strength = np.zeros((len(job.sets), v))
+    for i, prepared in enumerate(job.sets.values()):
+        strength[i] = _omnibus_of(counts, prepared)
     row_in_source = pl.Series("source_row", rows)
     table = pl.DataFrame(
         {"source_row": row_in_source, "effect_allele_frequency": seen.frequency, "missing_share": seen.missing_share}

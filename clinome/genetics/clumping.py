@@ -177,9 +177,9 @@ def _evidence(results: Results, leads: pl.DataFrame) -> pl.DataFrame:
     for shard in results.shards(("beta", "standard_error", "n"), holding=wanted):
         inside = np.flatnonzero(np.isin(wanted, shard.rows))
         at = wanted[inside] - shard.rows[0]
-        beta, error = shard.beta[at], shard.standard_error[at]
+        beta, error = shard.beta[:, at].T.astype(np.float64), shard.standard_error[:, at].T.astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
-            strength = results.neg_log_10_p(beta / error, shard.n[at][:, group], np.arange(len(names))[None, :])
+            strength = results.neg_log_10_p(beta / error, shard.n[group][:, at].T, np.arange(len(names))[None, :])
         for i, locus in enumerate(inside):
             columns = {"neg_log_10_p_value": strength[i], "beta": beta[i], "standard_error": error[i]}
             frames.append(pl.DataFrame({"locus": [int(locus) + 1] * len(names), "trait": names, **columns}))

@@ -1,20 +1,24 @@
-"""The result store of a scan: variants × traits, one Arrow file a shard, read shard by shard or trait by trait.
+"""The result store of a scan: variants × traits, one Arrow file a shard, a column a trait, read by trait, region or threshold.
 
     run.json             the fingerprint of everything the numbers depend on, and what was counted
     variants.parquet     VARIANTS + effect_allele_frequency, missing_share, reason (why there is no estimate, or null)
     traits.parquet       trait, group (traits with the same people), n, rank (columns of its covariates, the intercept included)
-    shards/000000.arrow  a row a variant: ``source_row`` (in the genotype files) and fixed-size lists over traits (``beta``,
-                         ``standard_error``: float32), over groups (``n``: int32, ``frequency``: float32) and over omnibus sets
-                         (``omnibus``: float64, −log10 p)
+    shards/000000.arrow  a row a variant: ``source_row`` (in the genotype files) and, uncompressed, a column for every
 
-A shard is written under a temporary name and renamed, so a shard that is there is whole.
+                             beta:<trait>, standard_error:<trait>  float32
+                             n:<group>                             int32, people with trait and genotype
+                             frequency:<group>                     float32, of the effect allele among them
+                             omnibus:<set>                         float64, −log10 p
+
+A column is one piece of the file, so reading a few traits costs their bytes alone. A shard is written under a temporary name and
+renamed: one that is there is whole.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +29,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import StudyError
+from clinome.core.schema import VARIANTS
 from clinome.stats.distributions import neg_log10_chi2, neg_log10_t
 
 Floats = NDArray[np.float64]
@@ -33,31 +38,46 @@ REASONS = {1: "no variation", 2: "collinear with the covariates", 3: "too few pe
 
 
 class Shard(NamedTuple):
-    """Arrays of one shard: ``rows`` (V,) of a table of variants, ``beta`` and ``standard_error`` (V, P) over traits, ``n`` and
-    ``frequency`` (V, G) over groups, ``omnibus`` (V, S) over omnibus sets.
+    """Results of V variants, a row a trait: ``rows`` (V,) of a table of variants, ``beta`` and ``standard_error`` (P, V) over
+    traits, ``n`` and ``frequency`` (G, V) over groups of traits, ``omnibus`` (S, V) over omnibus sets, −log10 p.
     """
 
     rows: NDArray[np.int64]
-    beta: Floats
-    standard_error: Floats
-    n: NDArray[np.int64]
-    frequency: Floats
+    beta: NDArray[np.float32]
+    standard_error: NDArray[np.float32]
+    n: NDArray[np.int32]
+    frequency: NDArray[np.float32]
     omnibus: Floats
 
 
-def shard_frame(shard: Shard) -> pl.DataFrame:
-    """Lay a shard out as the columns of its file."""
-    columns = {"source_row": pl.Series(shard.rows, dtype=pl.Int64)}
-    for name, values, dtype in (
-        ("beta", shard.beta, np.float32),
-        ("standard_error", shard.standard_error, np.float32),
-        ("n", shard.n, np.int32),
-        ("frequency", shard.frequency, np.float32),
-        ("omnibus", shard.omnibus, np.float64),
-    ):
-        if values.shape[1]:
-            columns[name] = pl.Series(np.ascontiguousarray(values, dtype=dtype))
+_TYPES = {"beta": np.float32, "standard_error": np.float32, "n": np.int32, "frequency": np.float32, "omnibus": np.float64}
+
+
+def shard_frame(shard: Shard, *, traits: Sequence[str], omnibus_sets: Sequence[str] = ()) -> pl.DataFrame:
+    """Lay a shard out as the columns of its file; ``traits`` and ``omnibus_sets`` name the rows of its arrays."""
+    columns = [pl.Series("source_row", shard.rows, dtype=pl.Int64)]
+    names = _names(traits, len(shard.n), omnibus_sets)
+    for kind, dtype in _TYPES.items():
+        values = np.asarray(getattr(shard, kind), dtype=dtype)
+        columns += [pl.Series(name, row) for name, row in zip(names[kind], values, strict=True)]
     return pl.DataFrame(columns)
+
+
+def _names(traits: Sequence[str], n_groups: int, omnibus_sets: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names of a shard's columns by kind."""
+    groups = [str(i) for i in range(n_groups)]
+    over = {"beta": traits, "standard_error": traits, "n": groups, "frequency": groups, "omnibus": omnibus_sets}
+    return {kind: [f"{kind}:{name}" for name in names] for kind, names in over.items()}
+
+
+class _Estimates(NamedTuple):
+    """One test at V variants, arrays (V,): NaN where there is none."""
+
+    frequency: Floats
+    n: NDArray[np.int64]
+    beta: Floats
+    standard_error: Floats
+    neg_log_10_p: Floats
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,7 @@ class Results:
         return list(self.run["omnibus_sets"])
 
     def shards(self, columns: tuple[str, ...] = Shard._fields[1:], *, holding: NDArray[np.int64] | None = None) -> Iterator[Shard]:
-        """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no width.
+        """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no rows.
 
         ``holding``: only the shards that hold one of these rows; others are not read.
         """
@@ -113,19 +133,20 @@ class Results:
     def _files(self) -> list[Path]:
         return sorted((self.folder / "shards").glob("[0-9]*.arrow"))  # not what a killed run left half-written
 
+    @cached_property
+    def _columns(self) -> dict[str, list[str]]:
+        """The names of the shards' columns by kind, in the order of the rows of :class:`Shard`."""
+        return _names(self.traits["trait"].to_list(), self.traits["group"].n_unique(), self.omnibus_sets)
+
     def _shard(self, number: int, start: int, columns: tuple[str, ...]) -> Shard:
         """Read ``columns`` of one shard, whose first variant is row ``start``."""
-        groups = self.traits["group"].to_list()
-        width = {"beta": len(groups), "standard_error": len(groups), "n": max(groups) + 1, "frequency": max(groups) + 1}
-        width["omnibus"] = len(self.omnibus_sets)
-        wanted = [name for name in columns if width[name]]
-        frame = pl.read_ipc(self._files[number], columns=["source_row", *wanted])
-        arrays = {name: np.zeros((frame.height, 0)) for name in width}
-        for name in wanted:
-            arrays[name] = frame[name].to_numpy().reshape(frame.height, width[name]).astype(np.float64)
-        rows = np.arange(start, start + frame.height)
-        n = arrays["n"].astype(np.int64)
-        return Shard(rows, arrays["beta"], arrays["standard_error"], n, arrays["frequency"], arrays["omnibus"])
+        names = {kind: self._columns[kind] if kind in columns else [] for kind in _TYPES}
+        frame = pl.read_ipc(self._files[number], columns=["source_row", *(name for some in names.values() for name in some)])
+        arrays = {
+            kind: np.stack([frame[name].to_numpy() for name in some]) if some else np.zeros((0, frame.height), _TYPES[kind])
+            for kind, some in names.items()
+        }
+        return Shard(np.arange(start, start + frame.height), **arrays)
 
     def neg_log_10_p(self, t: Floats, n: NDArray[np.int64], traits: NDArray[np.int64]) -> Floats:
         """Turn beta / SE into −log10 p for the given trait numbers (same shape as ``t`` or broadcast with it)."""
@@ -142,43 +163,29 @@ class Results:
         StudyError
             When the scan has no such trait.
         """
-        p = self._number(trait)
-        if p is None:
-            for shard in self.shards(("omnibus",)):
-                nothing = np.full(len(shard.rows), np.nan)
-                frequency = self.variants["effect_allele_frequency"].to_numpy()[shard.rows]
-                n = np.full(len(shard.rows), sum(self.run["omnibus_people"]))
-                yield self._frame(shard, trait, frequency, n, nothing, nothing, self._joint(trait, shard.omnibus))
-            return
-        group = int(self.traits["group"][p])
-        for shard in self.shards(("beta", "standard_error", "n", "frequency")):
-            beta, error = shard.beta[:, p], shard.standard_error[:, p]
-            strength = self._strength(beta, error, shard.n[:, group], p)
-            yield self._frame(shard, trait, shard.frequency[:, group], shard.n[:, group], beta, error, strength)
+        self._number(trait)
+        start = 0
+        for number, height in enumerate(self._heights):
+            rows = np.arange(start, start + height)
+            yield self._table(rows, trait, self._estimates(self._read(number, [trait]), trait))
+            start += height
 
     def strengths(self, wanted: Mapping[str, NDArray[np.int64]]) -> dict[str, Floats]:
         """Return −log10 p at chosen rows of :attr:`variants`, trait by trait; each shard that holds one is read once.
 
         ``wanted`` names for each trait ('omnibus' included) its rows, ascending.
         """
-        numbers = {trait: self._number(trait) for trait in wanted}
         found = {trait: np.full(len(rows), np.nan) for trait, rows in wanted.items()}
         ends = np.cumsum(self._heights)
-        for shard_number, (stop, height) in enumerate(zip(ends, self._heights, strict=True)):
+        for number, (stop, height) in enumerate(zip(ends, self._heights, strict=True)):
             start = stop - height
             cuts = {trait: np.searchsorted(rows, (start, stop)) for trait, rows in wanted.items()}
             here = {trait: slice(*cut) for trait, cut in cuts.items() if cut[1] > cut[0]}
             if not here:
                 continue
-            columns = ("omnibus",) if all(numbers[t] is None for t in here) else ("beta", "standard_error", "n", "omnibus")
-            shard = self._shard(shard_number, start, columns)
+            frame = self._read(number, list(here))
             for trait, cut in here.items():
-                at, p = wanted[trait][cut] - start, numbers[trait]
-                if p is None:
-                    found[trait][cut] = self._joint(trait, shard.omnibus[at])
-                else:
-                    n = shard.n[at, int(self.traits["group"][p])]
-                    found[trait][cut] = self._strength(shard.beta[at, p], shard.standard_error[at, p], n, p)
+                found[trait][cut] = self._estimates(frame[wanted[trait][cut] - start], trait).neg_log_10_p
         return found
 
     def _number(self, trait: str) -> int | None:
@@ -195,31 +202,50 @@ class Results:
             expected=", ".join(names[:20]) + (", …" if len(names) > 20 else ""),
         )
 
-    def _joint(self, trait: str, omnibus: Floats) -> Floats:
-        return combined_omnibus(omnibus) if trait == "omnibus" else omnibus[:, self.omnibus_sets.index(trait.split(":", 1)[1])]
+    def _read(self, number: int, tests: Sequence[str]) -> pl.DataFrame:
+        """Read of one shard the columns of some traits or omnibus tests."""
+        columns: dict[str, None] = {}
+        for test in tests:
+            p = self._number(test)
+            if p is not None:
+                group = int(self.traits["group"][p])
+                names = [f"beta:{test}", f"standard_error:{test}", f"n:{group}", f"frequency:{group}"]
+            else:
+                names = self._columns["omnibus"] if test == "omnibus" else [test]
+            columns |= dict.fromkeys(names)
+        return pl.read_ipc(self._files[number], columns=list(columns))
 
-    def _strength(self, beta: Floats, error: Floats, n: NDArray[np.int64], p: int) -> Floats:
+    def _estimates(self, frame: pl.DataFrame, test: str) -> _Estimates:
+        """Take one trait or omnibus test out of what :meth:`_read` has read."""
+        p = self._number(test)
+        if p is None:
+            nothing = np.full(frame.height, np.nan)
+            names = self._columns["omnibus"] if test == "omnibus" else [test]
+            joint = combined_omnibus(np.stack([frame[name].to_numpy() for name in names]))
+            return _Estimates(nothing, np.full(frame.height, sum(self.run["omnibus_people"])), nothing, nothing, joint)
+        group = int(self.traits["group"][p])
+        names = [f"frequency:{group}", f"n:{group}", f"beta:{test}", f"standard_error:{test}"]
+        frequency, n, beta, error = (frame[name].to_numpy() for name in names)
+        beta, error = beta.astype(np.float64), error.astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self.neg_log_10_p(beta / error, n, np.array(p))
+            strength = self.neg_log_10_p(beta / error, n, np.array(p))
+        return _Estimates(frequency.astype(np.float64), n.astype(np.int64), beta, error, strength)
 
-    def _frame(
-        self, shard: Shard, trait: str, frequency: Floats, n: NDArray[np.int64], beta: Floats, error: Floats, strength: Floats
-    ) -> pl.DataFrame:
-        keep = [
-            c
-            for c in ("variant_id", "chromosome", "position", "effect_allele", "other_allele", "info")
-            if c in self.variants.columns
-        ]
-        columns = {
-            "trait": pl.Series([trait]).new_from_index(0, len(n)),
-            "effect_allele_frequency": frequency,
-            "n": n,
-            "beta": beta,
-            "standard_error": error,
-            "neg_log_10_p_value": strength,
-        }
-        numbers = pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
-        return self.variants[shard.rows].select(keep).hstack(numbers)
+    def _table(self, rows: NDArray[np.int64], test: str, found: _Estimates) -> pl.DataFrame:
+        """Return SUMMARY_STATISTICS of one test at ``rows``; an omnibus has the frequency among all people."""
+        variants = self.variants[rows]
+        numbers = pl.DataFrame(
+            {
+                "trait": pl.Series([test]).new_from_index(0, len(rows)),
+                "effect_allele_frequency": variants["effect_allele_frequency"] if self._number(test) is None else found.frequency,
+                "n": found.n,
+                "beta": found.beta,
+                "standard_error": found.standard_error,
+                "neg_log_10_p_value": found.neg_log_10_p,
+            }
+        )
+        place = [column.name for column in VARIANTS.columns if column.name in variants.columns]
+        return variants.select(place).hstack(numbers.with_columns(pl.col(pl.Float64).fill_nan(None)))
 
     def trait(self, name: str) -> pl.DataFrame:
         """Return SUMMARY_STATISTICS of one trait over all variants."""
@@ -227,7 +253,7 @@ class Results:
 
 
 def combined_omnibus(omnibus: Floats) -> Floats:
-    """Combine the sets (V, S) of independent people (the folds of a cross-fitted embedding) by Fisher's method."""
+    """Combine the sets (S, V) of independent people (the folds of a cross-fitted embedding) by Fisher's method."""
     from clinome.stats.multiple_testing import combine_fisher
 
-    return omnibus[:, 0] if omnibus.shape[1] == 1 else combine_fisher(omnibus)
+    return omnibus[0] if len(omnibus) == 1 else combine_fisher(omnibus.T)

@@ -159,8 +159,8 @@ def _strengths(results: Results, shard: Shard) -> tuple[Floats, Floats]:
     """Return −log10 p and the |z| of the same p (V, P) of every trait in a shard."""
     group = results.traits["group"].to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = shard.beta / shard.standard_error
-    strength = results.neg_log_10_p(t, shard.n[:, group], np.arange(len(group))[None, :])
+        t = shard.beta.T.astype(np.float64) / shard.standard_error.T
+    strength = results.neg_log_10_p(t, shard.n[group].T, np.arange(len(group))[None, :])
     return strength, _z_of(strength)
 
 
