@@ -20,11 +20,14 @@ import gzip
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from clinome.core.errors import CohortError, FormatError, OutputError, SchemaError, StudyError, TraitError, need
 from clinome.core.files import replacing
@@ -116,11 +119,8 @@ def read_table(
     if family is not None:
         families = _as_text(raw.frame[family])
         out.append(families.set(families.is_in([*codes, "0"]), None).alias("family_id"))
-    for name in kept:
-        column, said = _values(raw, name, codes=codes, numbers_only=numbers_only)
-        out.append(column)
-        notes += said
-    return LoadedTable(pl.DataFrame(out), tuple(notes))
+    values, said = _values(raw, kept, codes=codes, numbers_only=numbers_only)
+    return LoadedTable(pl.DataFrame(out + values), (*notes, *said))
 
 
 def read_checked(path: str | Path, table: Table) -> pl.DataFrame:
@@ -283,7 +283,8 @@ def _read_text(path: Path, *, header: bool, narrow: bool = False) -> _Raw:
         names = ["FID", "IID", *(f"PHENO{i}" for i in range(1, width - 1))][:width]
         if width < 3 and not narrow:
             raise FormatError("a phenotype file without a header has FID, IID and traits", where=path, got=f"{width} columns")
-    twice = next((name for name in names if name and names.count(name) > 1), None)
+    seen = Counter(filter(None, names))
+    twice = next((name for name, times in seen.items() if times > 1), None)
     if twice is not None:
         raise SchemaError(f"column {twice!r} is there twice", where=path, do="rename one of them")
     unnamed = [f"\0{i}" for i in range(len(names))]
@@ -376,8 +377,9 @@ def _kept_columns(names: list[str], columns: Sequence[str] | None, ids: set[str 
     data = [name for name in names if name not in ids]
     if columns is None:
         return data
+    there = set(data)
     for name in columns:
-        if name not in data:
+        if name not in there:
             near = difflib.get_close_matches(name, data, n=3, cutoff=0.6)
             do = f"did you mean {' or '.join(near)}?" if near else None
             raise SchemaError(f"there is no column {name!r} to analyse", where=path, got=_listed(data), do=do)
@@ -410,21 +412,55 @@ def _identifiers(raw: _Raw, name: str, notes: list[str]) -> pl.Series:
     return ids
 
 
-def _values(raw: _Raw, name: str, *, codes: frozenset[str], numbers_only: bool) -> tuple[pl.Series, list[str]]:
-    """Turn one column into floats when all its values are numbers, else into text, and say what looks odd."""
-    column = raw.frame[name]
-    if column.dtype.is_temporal() and not numbers_only:
-        return column, []
+def _values(raw: _Raw, names: Sequence[str], *, codes: frozenset[str], numbers_only: bool) -> tuple[list[pl.Series], list[str]]:
+    """Turn columns into floats where all their values are numbers, else into text, and say what looks odd.
+
+    All columns go through each step at once, so that a table of thousands of traits costs little more than its bytes.
+    """
+    schema = raw.frame.select(names).schema
+    dates = {name for name, dtype in schema.items() if dtype.is_temporal() and not numbers_only}
+    numeric = {name for name, dtype in schema.items() if dtype.is_numeric() or dtype == pl.Boolean}
+    worded = [name for name in names if name not in dates | numeric]
+    words = raw.frame.select(_without(pl.col(worded).cast(pl.String), list(codes)))
+    typed = raw.frame.select(pl.col([name for name in names if name in numeric]).cast(pl.Float64).fill_nan(None))
+    numbers = pl.DataFrame([*words.select(pl.all().cast(pl.Float64, strict=False)), *typed])
+    wrong = dict(zip(worded, _counted(words, worded) - _counted(numbers, worded), strict=True))
     coded = [float(code) for code in codes if _NUMBER.fullmatch(code)]  # '-9' is also -9.0
-    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
-        numbers = column.cast(pl.Float64).fill_nan(None)
-        return _finite(raw, numbers.set(numbers.is_in(coded), None))
-    words = column.cast(pl.String)
-    words = words.set(words.is_in(list(codes)), None)
-    numbers = words.cast(pl.Float64, strict=False)
-    wrong = (words.is_not_null() & numbers.is_null()).arg_true()
-    if not len(wrong):
-        return _finite(raw, numbers.set(numbers.is_in(coded), None))
+    numbers = numbers.select(_without(pl.all(), coded))
+    finite = numbers.select(pl.all().is_finite().all()).row(0, named=True) if numbers.width else {}
+    least = numbers.select(pl.all().min()).row(0, named=True) if numbers.width else {}
+
+    out, notes = [], []
+    for name in names:
+        if name in dates:
+            out.append(raw.frame[name])
+        elif wrong.get(name):
+            column, said = _words(raw, words[name], numbers_only=numbers_only)
+            out.append(column)
+            notes += said
+        else:
+            out.append(numbers[name])
+            if not finite[name]:
+                raise _not_finite(raw, numbers[name])
+            if least[name] in _SENTINELS:
+                notes += _sentinel(numbers[name])
+    return out, notes
+
+
+def _without(columns: pl.Expr, values: list[str] | list[float]) -> pl.Expr:
+    """Put null where a value is one of ``values``."""
+    return pl.when(columns.is_in(values)).then(None).otherwise(columns).name.keep() if values else columns
+
+
+def _counted(frame: pl.DataFrame, names: Sequence[str]) -> NDArray[np.int64]:
+    """Count the values of each column that are not missing."""
+    return np.array(frame.select(pl.col(names).count()).row(0) if names else (), dtype=np.int64)
+
+
+def _words(raw: _Raw, words: pl.Series, *, numbers_only: bool) -> tuple[pl.Series, list[str]]:
+    """Keep a column that holds text as text: an error where numbers are due, a note where most of it is numbers."""
+    name = words.name
+    wrong = (words.is_not_null() & words.cast(pl.Float64, strict=False).is_null()).arg_true()
     word = words[wrong[0]]
     if numbers_only:
         raise TraitError(
@@ -445,21 +481,23 @@ def _as_missing(code: str) -> str:
     return f"name it as missing: --missing-code={code}, or missing = [{code!r}] in a study file and in Python"
 
 
-def _finite(raw: _Raw, numbers: pl.Series) -> tuple[pl.Series, list[str]]:
-    """Refuse values that are not finite, and say when the only negative value looks like a code for missing."""
+def _not_finite(raw: _Raw, numbers: pl.Series) -> TraitError:
     name = numbers.name
     infinite = (~numbers.is_finite()).fill_null(False).arg_true()
-    if len(infinite):
-        value = raw.frame[name][infinite[0]]
-        raise TraitError(
-            f"column {name!r} holds a value that is not finite",
-            where=raw.at(infinite[0], name),
-            got=f"{value} ({len(infinite)} of {len(numbers)} rows)",
-            do=f"correct it, or, if it means missing, {_as_missing(str(value))}",
-        )
+    value = raw.frame[name][infinite[0]]
+    return TraitError(
+        f"column {name!r} holds a value that is not finite",
+        where=raw.at(infinite[0], name),
+        got=f"{value} ({len(infinite)} of {len(numbers)} rows)",
+        do=f"correct it, or, if it means missing, {_as_missing(str(value))}",
+    )
+
+
+def _sentinel(numbers: pl.Series) -> list[str]:
+    """Say when the only negative value looks like a code for missing."""
     negative = numbers.filter(numbers < 0)
-    if len(negative) < 3 or negative.n_unique() > 1 or negative[0] not in _SENTINELS:
-        return numbers, []
+    if len(negative) < 3 or negative.n_unique() > 1:
+        return []
     code = f"{negative[0]:g}"
-    note = f"column {name} holds {code} in {len(negative)} rows and no other negative value: "
-    return numbers, [note + f"if it means missing, {_as_missing(code)}"]
+    note = f"column {numbers.name} holds {code} in {len(negative)} rows and no other negative value: "
+    return [note + f"if it means missing, {_as_missing(code)}"]
