@@ -95,6 +95,12 @@ VARIANTS = Table(
         Column("effect_allele", pl.String, "the counted allele; beta is per copy of it", nullable=False),
         Column("other_allele", pl.String, "the allele that is not counted", nullable=False),
         Column("info", pl.Float64, "imputation INFO when the file states one", required=False),
+        Column(
+            "pseudo_autosomal",
+            pl.Boolean,
+            "on X, and the file's own code says that men have two copies (XY, PAR1, PAR2, 25)",
+            required=False,
+        ),
     ),
     key=(),
 )

@@ -12,6 +12,15 @@ Nothing is ever flipped towards the minor allele. Counts are integers, so that s
 0, 1, 2 (``scale`` 1); dosages are integers of ``1 / scale`` (255 for 8-bit BGEN, 16384 for PLINK 2 and VCF ``DS``, the
 resolution PLINK 2 stores); a missing value is −1.
 
+The rule for haploid samples (men on X and Y, everybody on MT), the same in every format: **a haploid carrier counts as two
+copies**, as PLINK stores men's X, so that counts lie between 0 and 2 × ``scale`` whatever the ploidy:
+
+    PLINK 1, 2  as stored, where haploid calls are homozygous; a heterozygous one is passed on as one copy
+    BGEN        ploidy 1, phased or not, also beside ploidy 2 in one variant: 2 × P(allele); ploidy 0 is missing
+    VCF, BCF    GT '1' is two copies, '0' none; DS of a haploid GT lies between 0 and 1 and is doubled
+
+What becomes of them in an analysis is decided in :mod:`clinome.genetics.sex_chromosomes`.
+
 The rule for chromosomes, written once in :func:`chromosome_names`; for people in :func:`samples_table`; for variants in
 :func:`variants_table`; for genome builds in :func:`build_name` and :func:`agreed_build`.
 """
@@ -114,19 +123,40 @@ def chromosome_names(raw: pl.Series) -> tuple[pl.Series, list[str]]:
     """
     notes = []
     names = {}
-    plain = {name: re.sub(r"^0+(?=\d)", "", re.sub(r"^chr", "", str(name), flags=re.IGNORECASE)) for name in raw.unique()}
-    human = not any(name.isdigit() and int(name) > 26 for name in plain.values())
-    codes = {"M": "MT", "XY": "X", "PAR1": "X", "PAR2": "X"} | ({"23": "X", "24": "Y", "25": "X", "26": "MT"} if human else {})
+    plain, human = _plain_names(raw)
+    codes = {"M": "MT"} | dict.fromkeys(_PSEUDO_AUTOSOMAL, "X") | (_PLINK_CODES if human else {})
     for name, short in plain.items():
-        upper = short.upper() if short.upper() in {"X", "Y", "M", "MT", "XY", "PAR1", "PAR2"} else short
+        upper = short.upper() if short.upper() in {"X", "Y", "M", "MT", *_PSEUDO_AUTOSOMAL} else short
         names[name] = codes.get(upper, upper)
-    if human and (numbered := sorted(set(plain.values()) & {"23", "24", "25", "26"})):
+    if human and (numbered := sorted(set(plain.values()) & set(_PLINK_CODES))):
         notes.append(
             f"chromosome codes {', '.join(numbered)} were read as PLINK's human codes (23 X, 24 Y, 25 pseudo-autosomal X, 26 MT)"
         )
-    if any(short.upper() in {"XY", "PAR1", "PAR2"} or (human and short == "25") for short in plain.values()):
-        notes.append("pseudo-autosomal variants are counted on chromosome X")
     return raw.cast(pl.String).replace_strict(names, return_dtype=pl.String), notes
+
+
+def pseudo_autosomal(raw: pl.Series) -> pl.Series | None:
+    """Say which chromosomes are the codes of the pseudo-autosomal part of X (XY, PAR1, PAR2, human 25); None when none is.
+
+    Example
+    -------
+    >>> pseudo_autosomal(pl.Series(["X", "PAR1", "chrXY"])).to_list()
+    [False, True, True]
+    """
+    plain, human = _plain_names(raw)
+    codes = {*_PSEUDO_AUTOSOMAL, *(["25"] if human else [])}
+    names = [name for name, short in plain.items() if short.upper() in codes]
+    return raw.is_in(names) if names else None
+
+
+_PSEUDO_AUTOSOMAL = ("XY", "PAR1", "PAR2")
+_PLINK_CODES = {"23": "X", "24": "Y", "25": "X", "26": "MT"}
+
+
+def _plain_names(raw: pl.Series) -> tuple[dict[str, str], bool]:
+    """Map each chromosome to its name without ``chr`` and leading zeros; and say whether PLINK's human codes can be meant."""
+    plain = {name: re.sub(r"^0+(?=\d)", "", re.sub(r"^chr", "", str(name), flags=re.IGNORECASE)) for name in raw.unique()}
+    return plain, not any(name.isdigit() and int(name) > 26 for name in plain.values())
 
 
 def variants_table(columns: dict[str, pl.Series], where: Path) -> tuple[pl.DataFrame, list[str]]:
@@ -137,6 +167,7 @@ def variants_table(columns: dict[str, pl.Series], where: Path) -> tuple[pl.DataF
     columns
         'variant_id', 'chromosome', 'position', 'effect_allele', 'other_allele' and, when the file has it, 'info', as read.
         Ids that are null, empty or '.' become chromosome:position:other:effect; repeated ids are kept and noted.
+        Where the file has codes of the pseudo-autosomal part of X, the table has the column 'pseudo_autosomal'.
 
     Raises
     ------
@@ -149,7 +180,11 @@ def variants_table(columns: dict[str, pl.Series], where: Path) -> tuple[pl.DataF
             row = int(table[name].is_null().arg_true()[0])
             raise FormatError(f"a variant has no {name.replace('_', ' ')}", where=f"{where}, variant {row + 1}")
     chromosome, notes = chromosome_names(table["chromosome"])
+    shared = pseudo_autosomal(table["chromosome"])
     table = table.with_columns(chromosome.alias("chromosome"))
+    if shared is not None:
+        table = table.with_columns(shared.alias("pseudo_autosomal"))
+        notes.append(f"{int(shared.sum())} variants of XY, PAR1 or PAR2 are named X and marked as pseudo-autosomal")
     unnamed = pl.col("variant_id").is_null() | pl.col("variant_id").is_in(["", "."])
     n_unnamed = int(table.select(unnamed.sum()).item())
     if n_unnamed:
@@ -159,8 +194,16 @@ def variants_table(columns: dict[str, pl.Series], where: Path) -> tuple[pl.DataF
     repeated = table.height - table["variant_id"].n_unique()
     if repeated:
         notes.append(f"{repeated} variants repeat the id of another one; all are kept")
-    order = ["variant_id", "chromosome", "position", "effect_allele", "other_allele", *(["info"] if "info" in columns else [])]
-    return table.select(order), notes
+    optional = [name for name in ("info", "pseudo_autosomal") if name in table.columns]
+    return table.select("variant_id", "chromosome", "position", "effect_allele", "other_allele", *optional), notes
+
+
+def file_chromosomes(variants: pl.DataFrame) -> pl.Series:
+    """Return the chromosomes as a file for PLINK has them: XY for what ``variants`` marks as pseudo-autosomal."""
+    if "pseudo_autosomal" not in variants.columns:
+        return variants["chromosome"]
+    shared = pl.col("pseudo_autosomal").fill_null(False)
+    return variants.select(pl.when(shared).then(pl.lit("XY")).otherwise("chromosome").alias("chromosome")).to_series()
 
 
 def samples_table(

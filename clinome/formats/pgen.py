@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 
 from clinome.core.errors import FormatError, StudyError, need
 from clinome.core.files import replacing
-from clinome.formats.genotypes import Block, agreed_build, chosen, quality_key, samples_table, stated_build, variants_table
+from clinome.formats.genotypes import (
+    Block,
+    agreed_build,
+    chosen,
+    file_chromosomes,
+    quality_key,
+    samples_table,
+    stated_build,
+    variants_table,
+)
 from clinome.formats.plink import people_columns, read_beside, read_bim, read_columns, read_fam, whole_positions, write_columns
 
 MAGIC = b"\x6c\x1b"
@@ -380,9 +389,10 @@ def _see_counts(counts: NDArray[Any], n_samples: int, scale: int, path: Path) ->
 
 
 def _write_pvar(path: Path, variants: pl.DataFrame, build: str | None) -> None:
-    columns = ("chromosome", "position", "variant_id", "other_allele", "effect_allele")
+    chromosomes = file_chromosomes(variants)
     with path.open("wb") as file:
         if build:
-            for chromosome in variants["chromosome"].unique(maintain_order=True):
+            for chromosome in chromosomes.unique(maintain_order=True):
                 file.write(f"##contig=<ID={chromosome},assembly={build}>\n".encode())
-        write_columns(file, variants.select(columns), header=("#CHROM", "POS", "ID", "REF", "ALT"))
+        table = variants.select(chromosomes, "position", "variant_id", "other_allele", "effect_allele")
+        write_columns(file, table, header=("#CHROM", "POS", "ID", "REF", "ALT"))

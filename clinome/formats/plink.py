@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from clinome.core.errors import FormatError, StudyError
 from clinome.core.files import replacing
-from clinome.formats.genotypes import Block, agreed_build, chosen, samples_table, variants_table
+from clinome.formats.genotypes import Block, agreed_build, chosen, file_chromosomes, samples_table, variants_table
 
 MAGIC = b"\x6c\x1b\x01"
 FAM = ("family_id", "participant_id", "father", "mother", "sex", "phenotype")
@@ -242,7 +242,8 @@ def write_plink(path: str | Path, *, samples: pl.DataFrame, variants: pl.DataFra
         none, zero, names = pl.lit("-9").alias("phenotype"), pl.lit("0"), ("family_id", "participant_id")
         people = people_columns(samples).select(*names, zero.alias("father"), zero.alias("mother"), "sex", none)
         write_columns(fam, people)
-        write_columns(bim, variants.select("chromosome", "variant_id", zero, "position", "effect_allele", "other_allele"))
+        chromosomes = file_chromosomes(variants)
+        write_columns(bim, variants.select(chromosomes, "variant_id", zero, "position", "effect_allele", "other_allele"))
         written = 0
         with bed.open("wb") as file:
             file.write(MAGIC)

@@ -1,8 +1,9 @@
 """VCF and BCF files: called genotypes (GT) or dosages (DS), with several ALT alleles split into one variant each.
 
 Counts are copies of the variant's ALT allele; any other allele of the site counts as none. Half-called genotypes (``./1``) are
-missing. A haploid call counts as two copies or none, as PLINK counts males on X; dosages are taken as they are written, in
-units of 1/16384. Where the header declares DS it is read, and GT for the sites without it; ``field`` chooses otherwise.
+missing. A haploid call counts as two copies or none, as PLINK counts males on X; a dosage (in units of 1/16384) lies between
+0 and 1 where GT is haploid, and is doubled. Where the header declares DS it is read, and GT where DS is missing or not there;
+``field`` chooses otherwise. On X, Y and MT a DS without GT is an error, as in PLINK 2: nothing says which scale it is on.
 Symbolic alleles (``<DEL>``, ``*``) are kept under their names; a site without ALT has the effect allele '.', which nobody has.
 
 One pass over the sites makes the variants table (and meets a cut-off file before work begins); reading goes forward through the
@@ -80,6 +81,7 @@ class VcfGenotypes:
         self.notes = (*([reason] if reason else []), *notes)
         self.scale = DOSAGE_SCALE if self._field == "DS" else 1
         self._sites, self._alleles = table["site"].to_numpy(), table["allele"].to_numpy()
+        self._some_haploid = self.variants["chromosome"].is_in(["X", "Y", "MT"]).to_numpy()
         self._asked = field
         self._file: Any = None
         self._last: Any = None  # the record that was read last, number _next − 1
@@ -133,11 +135,19 @@ class VcfGenotypes:
             has, n_alts = record.FORMAT, max(1, len(record.ALT))
         except UnicodeDecodeError as error:
             raise FormatError("a record is not text", where=where, got=str(error), do="copy the file again") from error
+        calls = record.genotype.array() if "GT" in has else None
         if self._field == "DS" and "DS" in has:
-            return _dosages(record.format("DS"), allele, n_alts, where)
-        if "GT" in has:
-            calls = called_copies(record.genotype.array(), allele, where)
-            return calls if self.scale == 1 else np.where(calls < 0, -1, calls.astype(np.int32) * self.scale)
+            if calls is None and self._some_haploid[row]:
+                raise FormatError(
+                    "DS stands without GT, so that nothing says whether a person's dosages go up to 1 (haploid) or 2",
+                    where=where,
+                    do="write the file again with GT, or read its autosomes alone",
+                )
+            dosages = _dosages(record.format("DS"), allele, n_alts, where)
+            return dosages if calls is None else _with_calls(dosages, calls, allele, where, haploid=bool(self._some_haploid[row]))
+        if calls is not None:
+            copies = called_copies(calls, allele, where)
+            return copies if self.scale == 1 else np.where(copies < 0, -1, copies.astype(np.int32) * self.scale)
         return np.full(self.samples.height, -1, np.int8)
 
     def close(self) -> None:
@@ -191,6 +201,29 @@ def _dosages(values: NDArray[np.float32], allele: int, n_alts: int, where: str) 
     return np.where(missing, -1, np.rint(np.where(missing, 0, dosage) * DOSAGE_SCALE)).astype(np.int32)
 
 
+def _with_calls(
+    dosages: NDArray[np.int32], calls: NDArray[np.int16], allele: int, where: str, *, haploid: bool
+) -> NDArray[np.int32]:
+    """Double the dosages of haploid people, and take the call of people who have no dosage.
+
+    ``haploid`` says that the chromosome can be haploid, so that a GT of '.' is one missing allele; elsewhere it is the short
+    form of './.'.
+    """
+    one = np.ones(len(calls), np.bool_) if calls.shape[1] == 2 else calls[:, 1] == -2
+    if not haploid:
+        one &= calls[:, 0] >= 0
+    if (beyond := one & (dosages > DOSAGE_SCALE)).any():
+        raise FormatError(
+            "a dosage of a haploid genotype is not between 0 and 1",
+            where=where,
+            got=float(dosages[beyond][0] / DOSAGE_SCALE),
+            do="write DS as copies of the allele among those that GT has, or read GT",
+        )
+    doubled = np.where(one & (dosages > 0), 2 * dosages, dosages)
+    copies = called_copies(calls, allele, where).astype(np.int32)
+    return np.where((dosages < 0) & (copies >= 0), copies * DOSAGE_SCALE, doubled)
+
+
 def _contigs(chromosomes: pl.Series, path: Path) -> list[str]:
     names = [str(name) for name in chromosomes.unique(maintain_order=True)]
     for name in names:
@@ -206,7 +239,7 @@ def _field(header: str, asked: str | None, path: Path) -> tuple[str, str | None]
     if asked == "DS" and not declared:
         raise StudyError("the dosage field DS was asked for, and the header does not declare it", where=path, do="read GT instead")
     if asked is None and declared:
-        return "DS", "dosages were read from DS, and from GT for sites without it"
+        return "DS", "dosages were read from DS, and from GT where DS is missing"
     return asked or "GT", None
 
 

@@ -78,7 +78,7 @@ row = st.fixed_dictionaries(
 @settings(max_examples=40, deadline=None)
 @given(rows=st.lists(row, min_size=1, max_size=8))
 def test_any_values_survive(tmp_path_factory: pytest.TempPathFactory, layout: Layout, rows: list[dict[str, object]]) -> None:
-    schema = {column.name: column.dtype for column in SUMMARY_STATISTICS.columns if column.name != "info"}
+    schema = {column.name: column.dtype for column in SUMMARY_STATISTICS.columns if column.required}
     rows = [
         one | {"effect_allele": "A" + str(one["effect_allele"]), "other_allele": "G" + str(one["other_allele"])} for one in rows
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toolkit.plink2 import run
+from toolkit.plink2 import copies, run
 
 from clinome.core.errors import CohortError, FormatError, StudyError
 from clinome.formats.vcf import VcfGenotypes
@@ -26,7 +26,7 @@ HEADER = """##fileformat=VCFv4.3
 """
 CALLS = HEADER.replace('##FORMAT=<ID=DS,Number=A,Type=Float,Description="dosage">\n', "")
 SITES = [
-    "chr1\t0\t.\tA\tG\t.\t.\tR2=0.8\tGT:DS\t0/0:0\t0|1:1.25\t1:2\t./1:.",
+    "chr1\t0\t.\tA\tG\t.\t.\tR2=0.8\tGT:DS\t0/0:0\t0|1:1.25\t1:1\t./1:.",
     "1\t10\trs2\tA\tG,T\t.\t.\t.\tGT:DS\t0/1:0.9,0.1\t1/2:1,1\t2|2:0,1.5\t.:.,.",
     "1\t20\trs3\tC\t<DEL>,*\t.\t.\tR2=0.5\tGT\t0/1\t1/2\t2/2\t0/0",
     "1\t30\trs4\tC\t.\t.\t.\tR2=0.1\tDS\t0\t0.5\t.\t0",
@@ -67,12 +67,42 @@ def test_calls(path: Path) -> None:
 
 def test_dosages_are_read_where_they_are_declared(path: Path) -> None:
     with closing(VcfGenotypes(path)) as source:
-        assert source.notes[0] == "dosages were read from DS, and from GT for sites without it"
+        assert source.notes[0] == "dosages were read from DS, and from GT where DS is missing"
         block = source.read(np.arange(6))
         assert (block.scale, block.counts.dtype) == (16384, np.int32)
         dosages = [[0, 1.25, 2, -1], [0.9, 1, 0, -1], [0.1, 1, 1.5, -1], [1, 1, 0, 0], [0, 1, 2, 0], [0, 0.5, -1, 0]]
         expected = np.array([[-1 if dosage < 0 else round(dosage * 16384) for dosage in row] for row in dosages])
         np.testing.assert_array_equal(block.counts, expected)
+
+
+@pytest.mark.parametrize("kind", ["v", "b"], ids=["VCF", "BCF"])
+def test_dosages_of_haploid_people_are_those_that_plink2_imports(program: Callable[[str], str], tmp_path: Path, kind: str) -> None:
+    """DS of a haploid GT lies between 0 and 1 (Minimac, Beagle, PLINK 2) and counts twice; a call stands in for a missing DS."""
+    lines = [
+        "X\t5000000\ta\tA\tG\t.\t.\t.\tGT:DS\t0:0.25\t1:1\t0/1:1.25\t1/1:2",
+        "X\t5000010\tb\tA\tG\t.\t.\t.\tGT:DS\t1:0.75\t1\t0/1\t./.:1.5",
+        "X\t5000020\tc\tA\tG\t.\t.\t.\tGT:DS\t.:0.5\t.:.\t1|1:2\t0|0:0",
+        "X\t5000030\td\tA\tG\t.\t.\t.\tGT\t0\t1\t0|1\t.",
+        "Y\t5000000\te\tA\tG\t.\t.\t.\tGT:DS\t0:0.125\t1:1\t.:.\t.:.",
+        "MT\t100\tf\tA\tG\t.\t.\t.\tGT:DS\t0:0\t1:0.5\t1:1\t.:0.25",
+    ]
+    contigs = "".join(f"##contig=<ID={name}>\n" for name in ("X", "Y", "MT"))
+    plain = written(tmp_path, lines, HEADER.replace("#CHROM", contigs + "#CHROM"))
+    (tmp_path / "sex.txt").write_text("#IID SEX\na 1\nb 1\nc 2\nd 2\n")
+    run(program("plink2"), "--vcf", plain, "dosage=DS", "--psam", tmp_path / "sex.txt", "--make-pgen", "--out", tmp_path / "p")
+    theirs = copies(program("plink2"), ("--pfile", tmp_path / "p"), ["G"] * 6, tmp_path)
+    path = tmp_path / f"again.{kind}cf"
+    run(program("bcftools"), "view", f"-O{kind}", "-o", path, plain)
+    with closing(VcfGenotypes(path)) as source:
+        counts = source.read(np.arange(6)).counts
+    np.testing.assert_array_equal(np.where(counts < 0, np.nan, counts / 16384), theirs)
+    np.testing.assert_array_equal(counts[1], np.array([1.5, 2, 1, 1.5]) * 16384)
+
+
+def test_a_dot_for_a_diploid_genotype_leaves_its_dosage(tmp_path: Path) -> None:
+    line = "1\t10\tr\tA\tG\t.\t.\t.\tGT:DS\t.:1.5\t.:0.5\t.:.\t0/1:1"
+    with closing(VcfGenotypes(written(tmp_path, [line]))) as source:
+        np.testing.assert_array_equal(source.read(np.array([0])).counts, [[24576, 8192, -1, 16384]])
 
 
 @pytest.mark.parametrize("field", ["GT", "DS"])
@@ -134,6 +164,11 @@ def test_glow_1kg_is_what_bcftools_prints(real_data: Callable[[str], Path], prog
         ("1\t10\tr\tA\tG\t.\t.\t.\tGT\t0/0\t0/1/1\t1/1\t0/0", "more than two alleles"),
         ("1\t10\tr\tA\tG\t.\t.\t.\tDS\t0\t2.5\t1\t0", r"a dosage is not between 0 and 2(.|\n)*got:      2.5"),
         ("1\t10\tr\tA\tG,C\t.\t.\t.\tDS\t0\t1\t1\t0", "does not hold one value an ALT"),
+        (
+            "X\t10\tr\tA\tG\t.\t.\t.\tGT:DS\t0:0\t1:1.5\t1/1:2\t.",
+            r"of a haploid genotype is not between 0 and 1(.|\n)*got:      1.5",
+        ),
+        ("X\t10\tr\tA\tG\t.\t.\t.\tDS\t0\t1\t1\t0", "DS stands without GT"),
         ("a b\t10\tr\tA\tG\t.\t.\t.\tGT\t0/0\t0/1\t1/1\t0/0", "a name that VCF does not allow"),
     ],
 )
