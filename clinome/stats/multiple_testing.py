@@ -56,21 +56,35 @@ def correlation_of_tests(residuals: Floats, present: NDArray[np.bool_]) -> Float
     """Return how the tests of columns (N, P) with a variant correlate, shape (P, P).
 
     That is the correlation of two columns over the people whom both have, times the share of people that both have
-    (n_both / √(n_one · n_other)); 0 where fewer than three share. ``residuals`` is zero where ``present`` is False and has
-    mean zero over each column's own people.
+    (n_both / √(n_one · n_other)); 0 where fewer than three share or one is constant among those who do. ``residuals`` is
+    zero where ``present`` is False and has mean zero over each column's own people.
     """
-    here = present.astype(np.float64)
-    shared = here.T @ here
-    sums = residuals.T @ here  # Σ of column i over the people of j
-    squares = (residuals**2).T @ here
-    own = np.sqrt(np.diag(shared))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cross = residuals.T @ residuals - sums * sums.T / shared
-        variance = squares - sums**2 / shared
-        result = np.clip(cross / np.sqrt(variance * variance.T), -1, 1) * shared / np.outer(own, own)
-    result = np.where((shared >= 3) & np.isfinite(result), result, 0.0)
+    here, squared = present.astype(np.float64), residuals**2
+    own = np.sqrt(here.sum(axis=0))
+    result = np.eye(residuals.shape[1])
+    for start in range(0, len(result), _ROWS):  # a strip at a time stays in the cache; the other triangle is its mirror
+        some, rest = slice(start, start + _ROWS), slice(start, None)
+        shared = here[:, some].T @ here[:, rest]
+        one, other = residuals[:, some].T @ here[:, rest], here[:, some].T @ residuals[:, rest]  # sums over the shared people
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cross = residuals[:, some].T @ residuals[:, rest] - one * other / shared
+            variance = _varied(squared[:, some].T @ here[:, rest], one**2 / shared)
+            variance *= _varied(here[:, some].T @ squared[:, rest], other**2 / shared)
+            strip = np.clip(cross / np.sqrt(variance), -1, 1) * shared / np.outer(own[some], own[rest])
+        strip[(shared < 3) | ~np.isfinite(strip)] = 0.0
+        result[some, rest] = strip
+        result[rest, some] = strip.T
     np.fill_diagonal(result, 1.0)
-    return np.asarray(result)
+    return result
+
+
+_ROWS = 128
+
+
+def _varied(squares: Floats, mean_part: Floats) -> Floats:
+    """Return Σ(x − x̄)², NaN where it is rounding alone: a column that is constant over the people shared correlates with none."""
+    rest = squares - mean_part
+    return np.where(rest > 1e-9 * squares, rest, np.nan)
 
 
 def combine_fisher(neg_log_10_p: Floats) -> Floats:

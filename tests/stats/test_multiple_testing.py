@@ -57,6 +57,25 @@ def test_tests_are_correlated_by_the_people_they_share() -> None:
     assert np.diag(ours).tolist() == [1.0] * 4
 
 
+def test_a_test_that_is_constant_over_the_shared_people_correlates_with_none() -> None:
+    values = np.array([[0.1, 1.0], [0.1, 2.0], [0.1, -0.7], [0.1, 0.4], [5.3, np.nan], [-2.2, np.nan]])
+    present = np.isfinite(values)
+    residuals = np.where(present, values - np.nanmean(values, axis=0), 0.0)
+    np.testing.assert_array_equal(correlation_of_tests(residuals, present), np.eye(2))
+
+
+def test_many_tests_are_correlated_as_few() -> None:
+    generator = np.random.default_rng(3)
+    present = generator.random((40, 150)) < 0.9
+    residuals = np.where(present, generator.normal(size=(40, 150)), 0.0)
+    residuals -= np.where(present, residuals.sum(axis=0) / present.sum(axis=0), 0.0)
+    together = correlation_of_tests(residuals, present)
+    np.testing.assert_array_equal(together, together.T)
+    for some in ([0, 149, 70], [63, 64], [10, 127, 128, 129]):
+        apart = correlation_of_tests(residuals[:, some], present[:, some])
+        np.testing.assert_allclose(together[np.ix_(some, some)], apart, atol=1e-13)
+
+
 def test_fisher_equals_scipy_leaves_out_what_is_missing_and_does_not_underflow() -> None:
     generator = np.random.default_rng(2)
     p = generator.uniform(size=(50, 4)) ** 3
