@@ -178,6 +178,21 @@ def read_id_list(path: str | Path) -> list[str]:
     return people
 
 
+def read_fields(path: str | Path) -> list[tuple[int, list[str]]]:
+    """Read lines of blank-separated fields (lists of variants, intervals): each with its number in the file, ``#`` lines left out.
+
+    Raises
+    ------
+    StudyError, FormatError
+        When there is no such file, or it is not text or holds nothing.
+    """
+    path = existing(path)
+    lines = [(number, line.split()) for line, number in zip(*_text_lines(path), strict=True) if not line.startswith("#")]
+    if not lines:
+        raise FormatError("the list is empty", where=path)
+    return lines
+
+
 def write_table(frame: pl.DataFrame, path: str | Path) -> None:
     """Write ``frame`` as Parquet, TSV or CSV (``.parquet``, ``.tsv``, ``.csv``, the latter two also ``.gz``), atomically.
 
