@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from clinome.formats.picture import read_picture
+from clinome.genetics.results import Results
 from clinome.studies.discover import run_study
 from clinome.studies.study_file import Study, read_study
 
@@ -27,7 +28,7 @@ def prepared(real_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pyte
     """Return the study of an example whose data was prepared in a folder of the test's own."""
 
     def example(name: str) -> Study:
-        monkeypatch.setenv("CLINOME_DATA", str(real_data("soynam" if name == "soynam" else "hs-mice").parent))
+        monkeypatch.setenv("CLINOME_DATA", str(real_data("hs-mice" if name == "mouse-pictures" else name).parent))
         subprocess.run([sys.executable, ROOT / "examples" / "prepare", name, tmp_path], check=True)
         shutil.copy(ROOT / "examples" / name / "study.toml", tmp_path)
         return read_study(tmp_path / "study.toml")
@@ -90,6 +91,83 @@ def test_soybeans_give_back_e2(prepared: Callable[[str], Study], tmp_path: Path)
     assert lead["neg_log_10_p_value"] == pytest.approx(73.92, abs=0.05)  # PLINK 2: 1.2e-74
     assert "λ of R8 is 18.0" in " ".join(summary["warnings"])
     assert summary["n_participants"] == 5544
+
+
+# Traits of bxd-mice and where they are known to map: coat colour, what a description itself names, expression of a gene near it.
+STRAINS = (
+    ("11280", "Tyrp1", "4", 80_830_000),  # coat colour on a scale on which brown weighs most
+    ("10678", "Myo5a", "9", 75_070_000),  # and one on which dilute does
+    ("13036", "Slc39a8", "3", 135_820_000),  # cadmium's toxicity: every strain is as its genotype says
+    ("17439", "Gbp6", "5", 105_270_000),  # Rickettsia: the same
+    ("10015", "Entpd8", "2", 25_080_000),  # ecto-ATPase in the brain
+    ("17464", "Gabra2", "5", 70_960_000),  # expression
+    ("18526", "Hspb8", "5", 116_410_000),
+    ("18411", "Hp1bp3", "4", 138_220_000),
+)
+
+
+def test_ragged_traits_of_mouse_strains_find_their_genes_whatever_runs_beside_them(
+    prepared: Callable[[str], Study], tmp_path: Path
+) -> None:
+    study = prepared("bxd-mice")
+    table = pl.read_csv(tmp_path / "data" / "traits.tsv", separator="\t", null_values="NA", infer_schema_length=None)
+    known = [trait for trait, *_ in STRAINS]
+    beside = [name for name in table.columns[1:] if name not in known]
+    folders = {}
+    for number, columns in enumerate((known, [*beside[:60], *known, *beside[-60:]])):
+        chosen = replace(study, phenotypes=replace(study.phenotypes, columns=tuple(columns)))
+        summary, loci = run(chosen, tmp_path / f"out{number}")
+        assert summary["n_variants"] == 7320
+        folders[number] = Results(tmp_path / f"out{number}" / "gwas")
+        for gene, chromosome in (("Tyrp1", "4"), ("Myo5a", "9"), ("Slc39a8", "3"), ("Entpd8", "2")):
+            assert near(loci, gene, 2 * MILLION)["chromosome"] == chromosome
+    for trait, gene, chromosome, position in STRAINS:
+        alone, together = (folders[number].trait(trait) for number in (0, 1))
+        assert alone.equals(together), f"the numbers of {trait} depend on what runs beside it"
+        top = alone.sort("neg_log_10_p_value", descending=True, nulls_last=True).row(0, named=True)
+        assert top["n"] == table[trait].count()
+        assert top["chromosome"] == chromosome, gene
+        assert abs(top["position"] - position) < 2 * MILLION, gene
+
+
+@pytest.mark.slow
+def test_5803_ragged_traits_in_one_run(prepared: Callable[[str], Study], tmp_path: Path) -> None:
+    summary, loci = run(prepared("bxd-mice"), tmp_path / "out")
+    assert (summary["n_traits"], summary["n_variants"], summary["n_participants"]) == (5803, 7320, 198)
+    traits = Results(tmp_path / "out" / "gwas").traits
+    values = pl.read_csv(tmp_path / "data" / "traits.tsv", separator="\t", null_values="NA", infer_schema_length=None)
+    assert traits["n"].to_list() == [values[name].count() for name in traits["trait"]]
+    assert near(loci, "Tyrp1", 2 * MILLION)["best_trait"] == "11280"
+    assert near(loci, "Myo5a", 2 * MILLION)["best_trait"] == "10678"
+    lambdas = pl.read_parquet(tmp_path / "out" / "gwas" / "lambdas.parquet").filter(pl.col("frequency_bin") == "all")
+    assert lambdas.filter(pl.col("test") != "all traits")["lambda_gc"].median() == pytest.approx(1.13, abs=0.01)
+
+
+def test_the_stratum_as_covariate_takes_inflation_away(
+    prepared: Callable[[str], Study], real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    study = prepared("hapmap-chr10-exercise")
+    stored = real_data("hapmap-chr10-exercise") / "expected-plink2"
+    for with_stratum, inflation, file in ((True, 1.00, "hap_strat"), (False, 1.71, "hap_nocov")):
+        out = tmp_path / file
+        summary, _ = run(study if with_stratum else replace(study, covariates=None), out)
+        lambdas = pl.read_parquet(out / "gwas" / "lambdas.parquet")
+        assert lambdas.row(0, named=True)["lambda_gc"] == pytest.approx(inflation, abs=0.005)
+        assert ("λ of cc is 1.71" in " ".join(summary["warnings"])) is not with_stratum
+        ours = Results(out / "gwas").trait("cc")
+        top = ours.sort("neg_log_10_p_value", descending=True, nulls_last=True)
+        assert top["variant_id"][0] == "rs870041"
+        # The linear model's z is the logistic one's but for a scale near 1: half of the people are cases.
+        theirs = pl.read_csv(stored / f"{file}.CC.glm.logistic.hybrid.gz", separator="\t", null_values="NA")
+        both = ours.join(theirs, left_on="variant_id", right_on="ID").filter(
+            pl.col("Z_STAT").is_not_null(), pl.col("A1_FREQ") > 0.05
+        )
+        assert both.height > 26_000
+        assert both["n"].to_list() == both["OBS_CT"].to_list()
+        turn = pl.when(pl.col("effect_allele") == pl.col("A1")).then(1).otherwise(-1)
+        z = both.select(ours=turn * pl.col("beta") / pl.col("standard_error"), theirs="Z_STAT")
+        assert z.select(pl.corr("ours", "theirs")).item() > 0.9999
+        assert z.select((pl.col("ours") - pl.col("theirs")).abs().max()).item() < 0.2
 
 
 @pytest.mark.slow
