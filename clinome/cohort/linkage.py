@@ -2,7 +2,8 @@
 
 Identifiers match when they are the same text; nothing is rewritten silently. When fewer than half of the smaller source
 match, the usual differences between exports are tried (``1001_1001`` for ``1001``, a constant prefix, zero-padding, letter
-case, blanks, a trailing ``.0``) and the one that would match most is told, with what to do.
+case, blanks, a trailing ``.0``) and the one that would match most is told, with what to do. Identifiers themselves are shown on
+the terminal alone; what goes into logs and reports shows their :func:`shape`.
 
 >>> link({"genotypes": ["1", "2", "3"], "traits": ["3", "1", "9"]}).ids
 ('1', '3')
@@ -10,8 +11,10 @@ case, blanks, a trailing ``.0``) and the one that would match most is told, with
 
 from __future__ import annotations
 
+import heapq
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -19,20 +22,23 @@ import polars as pl
 from clinome.core.errors import CohortError
 
 _FEW = 0.5
-_EXAMPLES = 2
+_EXAMPLES = 3
+_SHAPES = 1_000  # identifiers of a source that its commonest shape is taken from
 
 
 class Linkage(NamedTuple):
     """Who is in all sources.
 
     ``ids`` are the people in every source, in the order of the first one. ``sources`` has a row a source: ``source``,
-    ``people``, ``matched`` (in all sources), ``unmatched``, and ``examples`` (at most two identifiers that did not match).
-    ``guess`` says why few match and what to do, without naming anybody (it goes into logs and reports), or is None.
+    ``people``, ``matched`` (in all sources) and ``unmatched``. Where few match, ``guess`` says why and what to do without naming
+    anybody (it goes into logs and reports), and ``difference`` shows identifiers of the two sources that share the fewest which
+    the other lacks: for the terminal alone. Both are None elsewhere.
     """
 
     ids: tuple[str, ...]
     sources: pl.DataFrame
     guess: str | None
+    difference: str | None
 
 
 def link(sources: Mapping[str, Sequence[str]]) -> Linkage:
@@ -41,7 +47,8 @@ def link(sources: Mapping[str, Sequence[str]]) -> Linkage:
     Raises
     ------
     CohortError
-        When a source is empty, names a person twice, or nobody is in all sources (with the guess why).
+        When a source is empty, names a person twice, or nobody is in all sources: with how many people each has, examples of
+        both sides, and the guess why.
     """
     if not sources:
         raise CohortError("there are no sources to link")
@@ -57,32 +64,56 @@ def link(sources: Mapping[str, Sequence[str]]) -> Linkage:
     shared = set.intersection(*sets.values())
     first = next(iter(sources.values()))
     ids = tuple(person for person in first if person in shared)
-    few = len(ids) < _FEW * min(map(len, sets.values()))
+    few = len(ids) < _FEW * min(map(len, sets.values())) and len(sets) > 1
+    worst = _worst_pair(sets) if few else None
     if not ids:
-        examples = "; ".join(f"{name} ({len(people)} people) has {min(people)!r}" for name, people in sets.items())
-        do = _worst_pair(sets, examples=True) or "see that the sources name the same people in the same way"
-        raise CohortError("nobody is in all sources", got=examples, expected="the same identifiers", do=do)
+        assert worst is not None
+        do = (
+            guess_mismatch(sets[worst[0]], sets[worst[1]], names=worst)
+            or "see that the sources name the same people in the same way"
+        )
+        raise CohortError("nobody is in all sources", got=_difference(sets, worst), expected="the same identifiers", do=do)
     rows = [
-        {
-            "source": name,
-            "people": len(people),
-            "matched": len(ids),
-            "unmatched": len(people) - len(ids),
-            "examples": ", ".join(sorted(people - shared)[:_EXAMPLES]),
-        }
+        {"source": name, "people": len(people), "matched": len(ids), "unmatched": len(people) - len(ids)}
         for name, people in sets.items()
     ]
-    return Linkage(ids, pl.DataFrame(rows), _worst_pair(sets, examples=False) if few else None)
+    if worst is None:
+        return Linkage(ids, pl.DataFrame(rows), None, None)
+    one, other = sets[worst[0]], sets[worst[1]]
+    guess = guess_mismatch(one, other, names=worst, examples=False)
+    shapes = f"identifiers look like {shape(one)} in the {worst[0]} and like {shape(other)} in the {worst[1]}"
+    return Linkage(ids, pl.DataFrame(rows), f"{shapes}; {guess}" if guess else shapes, _difference(sets, worst))
 
 
-def _worst_pair(sets: Mapping[str, set[str]], *, examples: bool) -> str | None:
-    """Find the two sources with the smallest overlap and guess why."""
+def shape(ids: Iterable[str]) -> str:
+    """Return the commonest shape of identifiers, a 9 for each digit and an A or a for each letter, so that nobody is named.
+
+    >>> shape({"UKB1001", "UKB1002", "x"}), shape({"17_17"})
+    ('AAA9999', '99_99')
+    """
+    shapes = Counter(
+        re.sub(r"[^\W\d_]", lambda letter: "A" if letter[0].isupper() else "a", re.sub(r"\d", "9", person))
+        for person in heapq.nsmallest(_SHAPES, ids)
+    )
+    return shapes.most_common(1)[0][0]
+
+
+def _worst_pair(sets: Mapping[str, set[str]]) -> tuple[str, str]:
+    """Find the two sources with the smallest overlap."""
     names = list(sets)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    if not pairs:
-        return None
-    a, b = min(pairs, key=lambda pair: len(sets[pair[0]] & sets[pair[1]]) / min(len(sets[pair[0]]), len(sets[pair[1]])))
-    return guess_mismatch(sets[a], sets[b], names=(a, b), examples=examples)
+    return min(pairs, key=lambda pair: len(sets[pair[0]] & sets[pair[1]]) / min(len(sets[pair[0]]), len(sets[pair[1]])))
+
+
+def _difference(sets: Mapping[str, set[str]], pair: tuple[str, str]) -> str:
+    """Say how many people each source has, and show some of a pair of sources whom the other lacks."""
+    said = []
+    for one, other in (pair, pair[::-1]):
+        lacking = sets[one] - sets[other]
+        some = ", ".join(map(repr, heapq.nsmallest(_EXAMPLES, lacking)))
+        said.append(f"{one}: {len(sets[one]):,} people, {len(lacking):,} not in the {other}" + (f" ({some})" if lacking else ""))
+    said += [f"{name}: {len(people):,} people" for name, people in sets.items() if name not in pair]
+    return "; ".join(said)
 
 
 def guess_mismatch(left: set[str], right: set[str], *, names: tuple[str, str], examples: bool = True) -> str | None:

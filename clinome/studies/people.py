@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from clinome.cohort.covariates import Design, design
 from clinome.cohort.flow import Flow, Step
-from clinome.cohort.linkage import link
+from clinome.cohort.linkage import guess_mismatch, link
 from clinome.cohort.pruning import independent_variants
 from clinome.cohort.relatedness import related_pairs
 from clinome.cohort.splits import families
 from clinome.core.files import replacing, write_json
+from clinome.core.progress import say
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.table import LoadedTable, read_id_list, read_table
 from clinome.studies.study_file import CovariateTable, Study
@@ -64,11 +65,19 @@ def gather(study: Study, genotypes: Genotypes, trait_ids: list[str], covariates:
         if row["unmatched"]
     ]
     notes += [linkage.guess] if linkage.guess else []
+    if linkage.difference:
+        say(f"few people are in all sources: {linkage.difference}")
     flow = Flow.start(genotyped, stage="genotypes", reason="everybody with genotypes")
     if study.cohort.keep is not None:
-        flow = flow.keep_only("lists", "not in the keep list", read_id_list(study.cohort.keep))
+        kept = read_id_list(study.cohort.keep)
+        if not set(kept) & set(genotyped):
+            link({"genotypes": genotyped, "keep list": kept})  # says how the two differ
+        notes += _strangers(kept, genotyped, "keep list")
+        flow = flow.keep_only("lists", "not in the keep list", kept)
     if study.cohort.remove is not None:
-        flow = flow.drop("lists", "in the remove list", read_id_list(study.cohort.remove))
+        removed = read_id_list(study.cohort.remove)
+        notes += _strangers(removed, genotyped, "remove list")
+        flow = flow.drop("lists", "in the remove list", removed)
     flow = flow.keep_only("linkage", "no picture" if study.images else "no phenotypes", trait_ids)
     if covariates is not None:
         flow = flow.keep_only("linkage", "no covariates", sources["covariates"])
@@ -93,6 +102,15 @@ def gather(study: Study, genotypes: Genotypes, trait_ids: list[str], covariates:
             linked = zip(pairs["participant_id_1"], pairs["participant_id_2"], strict=True)
             family = dict(zip(flow.ids, families(list(flow.ids), [family[p] for p in flow.ids], linked), strict=True))
     return People(flow, family, pairs, (*genotypes.notes, *notes, *said))
+
+
+def _strangers(listed: list[str], genotyped: list[str], name: str) -> list[str]:
+    """Say how many of a list are not genotyped and, where nobody is, a guess why: who withdrew must not stay for a prefix."""
+    n = len(set(listed) - set(genotyped))
+    if not n:
+        return []
+    guess = guess_mismatch(set(genotyped), set(listed), names=("genotypes", name), examples=False) if n == len(listed) else None
+    return [f"{n:,} of {len(listed):,} people in the {name} are not in the genotypes" + (f": {guess}" if guess else "")]
 
 
 def _families(genotypes: Genotypes, ids: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:

@@ -165,6 +165,21 @@ def test_lists_of_people(gwas: Callable[..., Said], files: Files, tmp_path: Path
     said = gwas(keep=tmp_path / "keep.txt", remove=tmp_path / "remove.txt", export="regenie")
     assert "participants analysed: 190" in said.out
     assert read_sumstats(tmp_path / "out" / "height.regenie.tsv.gz")["n"].unique().to_list() == [190]
+    (tmp_path / "remove.txt").write_text("\n".join(f"UKB-{i}" for i in ids[190:]) + "\n")
+    said = gwas(remove=tmp_path / "remove.txt")
+    assert "110 of 110 people in the remove list are not in the genotypes: remove list seems to have the prefix 'UKB-'" in said.err
+
+
+def test_few_matching_people_are_warned_of_without_naming_anybody(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
+    some = traits_of(files).with_columns(
+        IID=pl.when(pl.int_range(300) < 30).then("IID").otherwise(pl.format("{}_{}", "IID", "IID"))
+    )
+    said = gwas(phenotypes=saved(some, tmp_path / "joined.tsv"))
+    assert said.code == 0
+    assert "note: identifiers look like aaaaaa9999 in the genotypes and like aaaaaa9999_aaaaaa9999 in the phenotypes" in said.err
+    assert "phenotypes seems to join FID and IID: 300 of 300 would match; keep the part after the '_' in phenotypes" in said.err
+    for name in ("summary.json", "report.html", "provenance.json"):
+        assert "person0200" not in (tmp_path / "out" / name).read_text()
 
 
 def test_missing_genotypes_are_the_mean_or_left_out(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
@@ -268,7 +283,7 @@ def test_names_that_are_not_there_are_answered_with_near_ones(gwas: Callable[...
     assert_refused(gwas(keep=tmp_path / "nobody.txt"), out, "there is no such file", "nobody.txt")
     assert_refused(gwas(genotypes=files.traits), out, "this is no genotype file that can be read", ".bed, .pgen, .bgen, .vcf")
     (tmp_path / "keep.txt").write_text("somebody\n")
-    assert_refused(gwas(keep=tmp_path / "keep.txt"), out, "nobody is left to analyse", "not in the keep list")
+    assert_refused(gwas(keep=tmp_path / "keep.txt"), out, "nobody is in all sources", "keep list: 1 people, 1 not in the genotypes")
     assert_refused(gwas(build="the new one"), out, "this is no name of a genome build", "'the new one'", "GRCh38")
     assert_refused(gwas(hwe=-1), out, "the filter hwe is out of range", "0 to 1")
     assert_refused(gwas(maf=0.7), out, "the filter maf is out of range", "0 to 0.5")

@@ -12,11 +12,11 @@ def test_people_in_all_sources_in_the_order_of_the_first() -> None:
     linkage = link({"genotypes": ["c", "a", "x", "b"], "traits": ["b", "c", "y", "a", "z"], "covariates": ["a", "c", "w"]})
     assert linkage.ids == ("c", "a")
     assert linkage.sources.rows() == [
-        ("genotypes", 4, 2, 2, "b, x"),
-        ("traits", 5, 2, 3, "b, y"),
-        ("covariates", 3, 2, 1, "w"),
+        ("genotypes", 4, 2, 2),
+        ("traits", 5, 2, 3),
+        ("covariates", 3, 2, 1),
     ]
-    assert linkage.guess is None
+    assert (linkage.guess, linkage.difference) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,10 @@ def test_a_guess_names_source_example_and_cure_and_changes_nothing(rewrite, said
     few = link({"genotypes": PEOPLE, "traits": [*PEOPLE[:3], *exported[3:]]})
     assert few.ids == tuple(PEOPLE[:3])
     assert few.guess is not None
-    assert not any(repr(p) in few.guess for p in (*PEOPLE, *exported))  # it goes into reports
+    assert not any(p.strip() in few.guess for p in (*PEOPLE, *exported))  # it goes into reports
+    assert few.difference is not None  # and this to the terminal
+    assert "genotypes: 50 people, 47 not in the traits ('1022', '1029', '1036')" in few.difference
+    assert f"traits: 50 people, 47 not in the genotypes ({min(exported[3:])!r}" in few.difference
 
 
 def test_letter_case_is_guessed() -> None:
@@ -56,8 +59,13 @@ def test_letter_case_is_guessed() -> None:
 
 def test_no_guess_without_a_reason() -> None:
     assert guess_mismatch({"a", "b", "c"}, {"x", "y", "z"}, names=("left", "right")) is None
-    with pytest.raises(CohortError, match=r"(?s)nobody is in all sources.*left \(1 people\) has 'a'"):
-        link({"left": ["a"], "right": ["x"]})
+    with pytest.raises(
+        CohortError, match=r"(?s)nobody is in all sources.*left: 1 people, 1 not in the right \('a'\); right"
+    ) as caught:
+        link({"left": ["a"], "right": ["x"], "third": ["a", "b"]})
+    assert "third: 2 people" in str(caught.value)
+    few = link({"left": ["a1", "b2", "c3", "d4"], "right": ["d4", "q17", "r18", "s19"]})
+    assert few.guess == "identifiers look like a9 in the left and like a99 in the right"
 
 
 def test_bad_sources() -> None:
