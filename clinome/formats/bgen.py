@@ -72,7 +72,7 @@ class BgenGenotypes:
         self._header = read_header(path)
         self._sample_file = None if sample_file is None else Path(sample_file)
         self.build = agreed_build(build, None, path)
-        self.samples, named_by = _people(path, self._header, self._sample_file)
+        self.samples, named_by, turned = _people(path, self._header, self._sample_file)
         index = path.with_name(f"{path.name}.bgi")
         sites, reason = _indexed_sites(index, path, self._header) if index.exists() else (None, None)
         self.paths: tuple[Path, ...] = (path, *named_by, *([] if sites is None else [index]))
@@ -86,7 +86,7 @@ class BgenGenotypes:
         self.variants, notes = variants_table({name: split[name] for name in columns}, path)
         if several := int((sites["alleles"].list.len() > 2).sum()):
             notes.insert(0, f"{several} sites with several alleles were split into one variant an allele, under the site's id")
-        self.notes = (*([reason] if reason else []), *notes)
+        self.notes = (*turned, *([reason] if reason else []), *notes)
         self._places = split.select("offset", "size", "allele", "position").to_numpy()
         self._file = path.open("rb")
         try:
@@ -293,8 +293,12 @@ def _cut_off(path: Path, size: int, expected: object) -> FormatError:
     )
 
 
-def _people(path: Path, header: Header, given: Path | None) -> tuple[pl.DataFrame, list[Path]]:
-    """Name the samples; the second value is the .sample that was used, if one was."""
+def _people(path: Path, header: Header, given: Path | None) -> tuple[pl.DataFrame, list[Path], list[str]]:
+    """Name the samples; the second value is the .sample that was used, if one was; the third says what is odd about it.
+
+    A .sample goes by position. But where it lists the very people whom the BGEN names itself, in another order, position would
+    give each person the genotypes of another: they are found by name.
+    """
     ids = _embedded_ids(path, header) if header.names_samples else None
     beside = path.with_suffix(".sample")
     sample_file = given or (beside if beside.exists() else None)
@@ -303,7 +307,7 @@ def _people(path: Path, header: Header, given: Path | None) -> tuple[pl.DataFram
             raise FormatError(
                 "the BGEN does not name its samples", where=path, expected=f"{beside.name} beside it", do="give its .sample file"
             )
-        return samples_table(path, pl.Series(ids, dtype=pl.String)), []
+        return samples_table(path, pl.Series(ids, dtype=pl.String)), [], []
     people = read_sample_file(sample_file)
     if people.height != header.n_samples:
         raise FormatError(
@@ -312,18 +316,24 @@ def _people(path: Path, header: Header, given: Path | None) -> tuple[pl.DataFram
             got=f"{people.height} people",
             expected=f"{header.n_samples}, as in {path}",
         )
-    if given is None and ids is not None:
-        joint = people.select(pl.concat_str("family_id", "participant_id", separator="_"), "participant_id")
-        if not any(joint.to_series(i).equals(pl.Series(joint.columns[i], ids)) for i in (0, 1)):
-            row = next(i for i, name in enumerate(people["participant_id"]) if name != ids[i])
-            raise FormatError(
-                "the .sample beside the BGEN names other people than the BGEN itself",
-                where=sample_file,
-                got=f"person {row + 1} is {people['participant_id'][row]!r}",
-                expected=f"{ids[row]!r}",
-                do="remove the .sample, or name the right one as the sample file",
-            )
-    return people, [sample_file]
+    if ids is None:
+        return people, [sample_file], []
+    joint = people.select(pl.concat_str("family_id", "participant_id", separator="_"), "participant_id")
+    named = next((name for name in joint.columns if set(joint[name]) == set(ids)), None)
+    if named is None and given is None:
+        row = next(i for i, name in enumerate(people["participant_id"]) if name != ids[i])
+        raise FormatError(
+            "the .sample beside the BGEN names other people than the BGEN itself",
+            where=sample_file,
+            got=f"person {row + 1} is {people['participant_id'][row]!r}",
+            expected=f"{ids[row]!r}",
+            do="remove the .sample, or name the right one as the sample file",
+        )
+    if named is None or joint[named].to_list() == ids:
+        return people, [sample_file], []
+    rows = {name: row for row, name in enumerate(joint[named])}
+    note = f"{sample_file.name} lists the people in another order than the BGEN, which names them itself; each was found by name"
+    return people[[rows[name] for name in ids]], [sample_file], [note]
 
 
 def _embedded_ids(path: Path, header: Header) -> list[str]:

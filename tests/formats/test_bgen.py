@@ -302,6 +302,13 @@ def test_a_sample_file_beside_that_names_others(tmp_path: Path) -> None:
     path.with_suffix(".sample").write_text("ID_1 ID_2 missing\n0 0 0\nf1 a 0\nf2 b 0\n")
     with closing(BgenGenotypes(path)) as source:
         assert source.samples["participant_id"].to_list() == ["a", "b"]
+    path.with_suffix(".sample").write_text("ID_1 ID_2 missing sex\n0 0 0 D\nf2 b 0 2\nf1 a 0 1\n")
+    for chosen in (None, path.with_suffix(".sample")):  # position would give each the genotypes of the other
+        with closing(BgenGenotypes(path, sample_file=chosen)) as source:
+            assert source.samples.rows() == [("a", "f1", "male"), ("b", "f2", "female")]
+            assert source.notes == (
+                "a.sample lists the people in another order than the BGEN, which names them itself; each was found by name",
+            )
     path.with_suffix(".sample").write_text("ID_1 ID_2 missing\n0 0 0\nf1 a 0\nf2 c 0\n")
     with pytest.raises(FormatError, match="names other people than the BGEN itself"):
         BgenGenotypes(path)
