@@ -146,9 +146,9 @@ def recode(counts: Counts, scale: int, kind: NDArray[np.int8], people: Sexes) ->
         heterozygous[rows] = lost.sum(axis=1)
         lost |= (part >= 0) & absent
         if lost.any():
+            np.putmask(part, lost, -1)
             result = counts.copy() if result is counts else result
-            row, person = np.nonzero(lost)
-            result[rows[row], person] = -1
+            result[rows] = part
     return Recoded(result, heterozygous)
 
 
