@@ -41,6 +41,12 @@ def gwas(
     ] = False,
     keep: Annotated[Path | None, typer.Option(help="List of people to keep (IID, or FID IID).")] = None,
     remove: Annotated[Path | None, typer.Option(help="List of people to leave out.")] = None,
+    extract: Annotated[Path | None, typer.Option(help="List of variants to scan: one id a line.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="List of variants to leave out.")] = None,
+    region: Annotated[list[str] | None, typer.Option(help="Region to scan: chr:from-to or chr; may be repeated.")] = None,
+    intervals: Annotated[Path | None, typer.Option(help="Regions to scan as a .bed of intervals (0-based, end excluded).")] = None,
+    condition: Annotated[str | None, typer.Option(help="Variants whose counts join the covariates, by commas.")] = None,
+    condition_list: Annotated[Path | None, typer.Option(help="The same as a list: one id a line.")] = None,
     categorical: Annotated[str | None, typer.Option(help="Covariates coded by numbers that are categories, by commas.")] = None,
     missing_code: Annotated[list[str] | None, typer.Option(help="A code that means missing, e.g. -9; may be repeated.")] = None,
     sample: Annotated[Path | None, typer.Option(help="The .sample file of a BGEN.")] = None,
@@ -60,6 +66,7 @@ def gwas(
     from clinome.cli._print import print_summary
     from clinome.genetics.association import Options
     from clinome.genetics.filters import Filters
+    from clinome.genetics.selection import Selection
     from clinome.studies.discover import run_study
     from clinome.studies.study_file import About, Cohort, CovariateTable, GenotypeFiles, Phenotypes, Scan, Study
 
@@ -71,11 +78,22 @@ def gwas(
     codes = tuple(missing_code or ())
     study = Study(
         study=About(title=f"Association of {phenotypes.name}", subtitle=Path(genotypes).name),
-        genotypes=GenotypeFiles(genotypes, build=build, sample=sample),
+        genotypes=GenotypeFiles(
+            genotypes,
+            build=build,
+            sample=sample,
+            scanned=Selection(extract=extract, exclude=exclude, regions=tuple(region or ()), intervals=intervals),
+        ),
         covariates=CovariateTable(covariates, categorical=_listed(categorical), missing=codes) if covariates else None,
         cohort=Cohort(keep=keep, remove=remove),
         phenotypes=Phenotypes(path=phenotypes, columns=_listed(traits), missing=codes),
-        gwas=Scan(options=options, omnibus=omnibus, export=(export.value,) if export else ()),
+        gwas=Scan(
+            options=options,
+            omnibus=omnibus,
+            export=(export.value,) if export else (),
+            condition=_listed(condition),
+            condition_list=condition_list,
+        ),
     )
     print_summary(run_study(study, out), out)
 

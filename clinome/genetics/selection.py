@@ -44,6 +44,11 @@ class Selection:
     regions: tuple[str, ...] = ()
     intervals: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse regions that cannot be read."""
+        for text in self.regions:
+            parse_region(text)
+
     def __bool__(self) -> bool:
         """Tell whether anything is asked for."""
         return self != Selection()
@@ -167,11 +172,13 @@ def parse_region(text: str) -> Region:
     """
     found = _REGION.fullmatch(text.strip())
     if found is None:
-        raise StudyError("this is no region", got=repr(text), expected="chr:from-to, for example 6:25000000-34000000, or chr")
+        raise StudyError(
+            "one of the regions is none", got=repr(text), expected="chr:from-to, for example 6:25000000-34000000, or chr"
+        )
     first, last = (None if found[k] is None else int(found[k].replace(",", "") or 0) for k in ("start", "end"))
     start, end = first or 1, last if last is not None else (first or np.iinfo(np.int64).max)
     if end < start:
-        raise StudyError("a region ends before it starts", got=repr(text), expected="chr:from-to")
+        raise StudyError("one of the regions ends before it starts", got=repr(text), expected="chr:from-to")
     return Region(found["chromosome"], start, int(end), text.strip())
 
 

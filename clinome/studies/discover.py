@@ -35,6 +35,7 @@ from clinome.genetics.association import associate
 from clinome.genetics.clumping import find_loci, save_loci
 from clinome.genetics.export import RANKED, export, remove_export
 from clinome.genetics.results import Results
+from clinome.genetics.selection import Selected, select
 from clinome.genetics.studywide import inflation_warnings, summarise, thresholds
 from clinome.imaging.convert import content_key
 from clinome.imaging.embedding import embed
@@ -43,7 +44,7 @@ from clinome.studies.methods import headline, methods
 from clinome.studies.people import People, gather, load_people, read_covariates, rows_of, save_people
 from clinome.studies.stages import Stages
 from clinome.studies.study_file import Study
-from clinome.studies.traits import Analysed, analyse, imbalance_warnings, load_analysed, save_analysed
+from clinome.studies.traits import Analysed, analyse, conditioning_ids, imbalance_warnings, load_analysed, save_analysed
 from clinome.studies.truth import Compared, compare
 
 
@@ -74,13 +75,15 @@ def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
     stages = Stages(out)
     genotypes = open_genotypes(study.genotypes.path, build=study.genotypes.build, sample_file=study.genotypes.sample)
     try:
+        scanned = select(genotypes.variants, study.genotypes.scanned)
+        conditioning_ids(study, genotypes.variants)  # a wrong list is said now, not after an encoder was trained
         covariates = read_covariates(study.covariates)
         table, images, trait_ids = _sources(study)
         keys = _Keys(study, genotypes, images)
         folder = stages.run("people", keys.people, lambda d: save_people(gather(study, genotypes, trait_ids, covariates), d))
         people = load_people(folder)
         folder = stages.run("phenotypes", keys.phenotypes, lambda d: _phenotypes(study, people, table, images, d))
-        run = _Run(study, genotypes, people, covariates, folder, stages)
+        run = _Run(study, genotypes, scanned, people, covariates, folder, stages)
         found = _associate(run, "", keys.traits, folder)
         floor = _associate(run, "floor/", keys.traits, folder / "floor") if (folder / "floor").is_dir() else None
         if floor is None:
@@ -109,6 +112,7 @@ class _Run(NamedTuple):
 
     study: Study
     genotypes: Genotypes
+    scanned: Selected
     people: People
     covariates: LoadedTable | None
     phenotypes: Path
@@ -135,8 +139,8 @@ def _associate(run: _Run, where: str, key: str, source: Path) -> _Found:
     )
     analysed = load_analysed(folder)
     options = replace(study.gwas.options, block_size=None)
-    key = fingerprint(key, options, study.gwas.omnibus, study.loci.clumping.alpha)
-    results = Results(run.stages.run(f"{where}gwas", key, lambda d: _scan(study, analysed, genotypes, d)))
+    key = fingerprint(key, options, study.gwas.omnibus, study.loci.clumping.alpha, study.genotypes.scanned)
+    results = Results(run.stages.run(f"{where}gwas", key, lambda d: _scan(run, analysed, d)))
     key = fingerprint(key, study.loci, study.truth)
     folder = run.stages.run(f"{where}loci", key, lambda d: _loci(run, analysed, results, d, pictures=not where))
     loci = pl.read_parquet(folder / "loci.parquet")
@@ -147,7 +151,8 @@ class _Keys:
     """The key of each stage: everything that its tables depend on, the stages before it included."""
 
     def __init__(self, study: Study, genotypes: Genotypes, images: pl.DataFrame | None) -> None:
-        files = {**asdict(study.genotypes), "files": list(genotypes.paths)}
+        about = study.genotypes
+        files = {"path": about.path, "build": about.build, "sample": about.sample, "files": list(genotypes.paths)}
         source = study.phenotypes.path or (study.images.path if study.images else None)
         cohort = (study.cohort.keep, study.cohort.remove, study.cohort.kinship)
         self.people = fingerprint(clinome.__version__, files, study.covariates, cohort, source, study.phenotypes.id_column)
@@ -155,8 +160,10 @@ class _Keys:
         wanted = (study.phenotypes.columns, study.phenotypes.missing)
         self.phenotypes = fingerprint(self.people, study.images and study.images.embedding, wanted, shown)
         analysis = (study.cohort.principal_components, study.phenotypes.transform, study.phenotypes.adjust, study.study.seed)
-        self.traits = fingerprint(self.phenotypes, analysis)
-        self.gwas = fingerprint(self.traits, replace(study.gwas.options, block_size=None))
+        conditioned = (study.gwas.condition, study.gwas.condition_list)
+        gaps = study.gwas.options.missing_genotypes if any(conditioned) else None
+        self.traits = fingerprint(self.phenotypes, analysis, conditioned, gaps)
+        self.gwas = fingerprint(self.traits, replace(study.gwas.options, block_size=None), about.scanned)
 
 
 def _sources(study: Study) -> tuple[LoadedTable | None, pl.DataFrame | None, list[str]]:
@@ -215,15 +222,17 @@ def _radial(study: Study) -> bool:
     return study.gwas.options.radial_omnibus or study.phenotypes.transform == "rank-normal"
 
 
-def _scan(study: Study, analysed: Analysed, genotypes: Genotypes, folder: Path) -> None:
+def _scan(run: _Run, analysed: Analysed, folder: Path) -> None:
+    study = run.study
     results = associate(
-        genotypes,
+        run.genotypes,
         analysed.traits,
         out=folder,
         covariates=analysed.covariates,
         trait_covariates=analysed.own,
         omnibus_sets=_sets(analysed.raw) if study.gwas.omnibus else {},
         options=replace(study.gwas.options, radial_omnibus=_radial(study)),
+        variants=run.scanned.rows,
     )
     summarise(results, tests=analysed.effective_tests, alpha=study.loci.clumping.alpha)
 
@@ -290,6 +299,10 @@ def _named_files(study: Study) -> list[Path]:
         study.covariates.path if study.covariates else None,
         study.cohort.keep,
         study.cohort.remove,
+        study.genotypes.scanned.extract,
+        study.genotypes.scanned.exclude,
+        study.genotypes.scanned.intervals,
+        study.gwas.condition_list,
         study.loci.genes,
         study.truth.loci if study.truth else None,
     ]
@@ -314,6 +327,7 @@ def _summary(run: _Run, found: _Found, floor: _Found | None, table: LoadedTable 
     n_covariates = 0 if analysed.covariates is None else analysed.covariates.width - 1
     counted = results.run
     notes = [*run.people.notes, *(table.notes if table else ()), *analysed.notes]
+    notes += run.scanned.notes
     notes += [f"{n:,} variants left out by the filter {name}" for name, n in counted["filtered"].items()]
     notes += [f"{n:,} variants have no estimate: {why}" for why, n in counted["not_estimated"].items()]
     notes += [

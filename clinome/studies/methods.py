@@ -55,6 +55,9 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
             f"{study.cohort.principal_components} genetic principal components came from LD-pruned autosomal variants, outside "
             "long-range LD regions where the genome build is known."
         )
+    if study.gwas.condition or study.gwas.condition_list:
+        gaps = {"mean": "missing ones took the mean", "drop": "people who lack one were left out"}[run["missing_genotypes"]]
+        said.append(f"The scan is conditional on chosen variants, whose genotypes are among the covariates; {gaps}.")
     if study.phenotypes.adjust == "deepnull":
         said.append(
             "An out-of-fold prediction of each trait from the covariates by neural networks joined its covariates "
@@ -78,6 +81,8 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
             "have all of them, by Wilks' Λ (exact F), which no rotation of the axes changes"
             + (", combined over folds by Fisher's method." if len(run["omnibus_sets"]) > 1 else ".")
         )
+    if study.genotypes.scanned:
+        said.append(f"Of all variants, {run['n_read']:,} were chosen by lists or regions for the scan.")
     filters = ", ".join(f"{k} {v:g}" for k, v in run["filters"].items() if v is not None)
     said.append(f"Variant filters: {filters}." if filters else "No variant filters were applied.")
     c = study.loci.clumping

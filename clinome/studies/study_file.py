@@ -20,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from clinome.core.errors import StudyError
 from clinome.genetics.association import Options
 from clinome.genetics.clumping import Clumping
+from clinome.genetics.selection import Selection
 from clinome.imaging.embedding import Config as Embedding
 
 
@@ -44,12 +45,16 @@ class About:
 class GenotypeFiles:
     """`[genotypes]`: ``path`` of a .bed, .pgen, .bgen, .vcf.gz or .bcf, or a pattern with * over chromosomes.
 
-    ``build`` where the file does not state it; ``sample`` is the .sample file of a BGEN.
+    ``build`` where the file does not state it; ``sample`` is the .sample file of a BGEN. The other keys choose what is scanned
+    (kinship, principal components and linkage disequilibrium take all variants): those in ``extract`` (a file with one id a line)
+    and in any of the ``regions`` ("chr:from-to", 1-based, ends included) or ``intervals`` (a .bed file, 0-based), without those in
+    ``exclude``.
     """
 
     path: str
     build: str | None = None
     sample: Path | None = None
+    scanned: Selection = field(default_factory=Selection)
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,17 @@ class Images:
 
 @dataclass(frozen=True)
 class Scan:
-    """`[gwas]`: the scan; ``omnibus``: also test all traits together; ``export``: text layouts to write as well."""
+    """`[gwas]`: the scan; ``omnibus``: also test all traits together; ``export``: text layouts to write as well.
+
+    ``condition`` names variants whose counts join the covariates, ``condition_list`` is a file with one id a line: what is left
+    beside them is scanned. A missing genotype there takes the mean, or its person is left out, as ``missing_genotypes`` says.
+    """
 
     options: Options = field(default_factory=Options)
     omnibus: bool = True
     export: tuple[Literal["gwas-ssf", "regenie", "plink2"], ...] = ()
+    condition: tuple[str, ...] = ()
+    condition_list: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,15 @@ from clinome.core.files import replacing, write_json
 from clinome.core.schema import METRICS, check
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.table import LoadedTable
+from clinome.genetics.conditioning import Conditioned, condition_on
+from clinome.genetics.selection import read_ids, rows_of_ids
 from clinome.stats.linear import prepare
 from clinome.stats.multiple_testing import correlation_of_tests, effective_tests
 from clinome.stats.transform import rank_inverse_normal
 from clinome.studies.people import People, covariate_frame, load_flow, rows_of, save_flow, some_of
 from clinome.studies.study_file import Study
+
+_CONDITION = "the variants to condition on"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def analyse(
     ``taught`` are the people whom the encoder has seen: they have no phenotype.
     """
     names = [c for c in phenotypes.columns if c != "participant_id"]
-    flow, notes = people.flow, []
+    flow = people.flow
+    notes: list[str] = []
     if taught:
         flow = flow.drop("encoder", "taught the encoder, so it must not phenotype them", taught)
     some = phenotypes.filter(pl.any_horizontal(pl.col(n).is_not_null() & pl.col(n).is_not_nan() for n in names))
@@ -65,12 +70,20 @@ def analyse(
             f"kinship ≥ {study.cohort.kinship:g} with somebody who stays",
             unrelated(flow.ids, people.related, prefer=worth),
         )
+    conditioned = _conditioned(study, genotypes, flow, covariates)
+    if conditioned is not None:
+        notes += conditioned.notes
+        if conditioned.left_out:
+            flow = flow.drop("conditioning", "a genotype conditioned on is missing", conditioned.left_out)
     flow.require(len(names) + 5 if study.images else 5)
     order = genotypes.samples[rows_of(genotypes, flow.ids)].select("participant_id")
     phenotypes = order.join(phenotypes, on="participant_id", how="left", maintain_order="left")
 
     table, clinical, said = _covariates(study, genotypes, flow, order, covariates)
     notes += said
+    if conditioned is not None:
+        counts = order.join(conditioned.covariates, on="participant_id", how="left", maintain_order="left")
+        table = counts if table is None else table.hstack(counts.drop("participant_id"))
     matrix = np.zeros((order.height, 0)) if table is None else table.drop("participant_id").to_numpy()
     values = phenotypes.select(pl.col(names).cast(pl.Float64).fill_null(float("nan"))).to_numpy().astype(np.float64)
     own, metrics = None, pl.DataFrame(schema={c.name: c.dtype for c in METRICS.columns})
@@ -100,6 +113,37 @@ def analyse(
         flow,
         tests,
         tuple(notes),
+    )
+
+
+def conditioning_ids(study: Study, variants: pl.DataFrame) -> list[str]:
+    """Return the ids of the variants to condition on, when at least one of them is among ``variants``.
+
+    Raises
+    ------
+    StudyError, FormatError
+        When none is, or the list cannot be read.
+    """
+    ids, path = list(study.gwas.condition), study.gwas.condition_list
+    if path is not None:
+        ids += read_ids(path, variants["variant_id"])
+    if ids:
+        rows_of_ids(variants, ids, where=_CONDITION)
+    return ids
+
+
+def _conditioned(study: Study, genotypes: Genotypes, flow: Flow, covariates: LoadedTable | None) -> Conditioned | None:
+    """Read the variants that the study conditions on, for the people of ``flow``; None where it names none."""
+    ids = conditioning_ids(study, genotypes.variants)
+    if not ids:
+        return None
+    return condition_on(
+        genotypes,
+        ids,
+        people=rows_of(genotypes, flow.ids),
+        where=_CONDITION,
+        missing=study.gwas.options.missing_genotypes,
+        taken=[] if covariates is None else covariates.frame.columns,
     )
 
 

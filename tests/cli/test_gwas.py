@@ -221,6 +221,48 @@ def test_as_a_process_it_is_quiet_and_its_exit_code_tells(files: Files, tmp_path
     assert "'gwas-ssf', 'regenie', 'plink2'" in usage.stderr
 
 
+def test_chosen_variants_are_scanned_as_in_the_whole_scan(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
+    (tmp_path / "extract.txt").write_text("\n".join(f"v{i}" for i in range(30, 70)) + "\nv999\n")
+    (tmp_path / "exclude.txt").write_text("v45\n")
+    (tmp_path / "part.bed").write_text("chr1\t35999999\t46000000\n")
+    assert gwas(export="regenie", out=tmp_path / "whole").code == 0
+    lists = {"extract": tmp_path / "extract.txt", "exclude": tmp_path / "exclude.txt"}
+    said = gwas("--region", "2:1-3000000", intervals=tmp_path / "part.bed", export="regenie", **lists)
+    assert said.code == 0, said.err
+    assert "variants scanned: 13" in said.out  # v35 … v44 and v60 … v62
+    assert "note: 13 of 120 variants are chosen by lists or regions" in said.err
+    assert "note: 1 of 41 ids in extract.txt are not in the genotypes (such as 'v999')" in said.err
+    whole = read_sumstats(tmp_path / "whole" / "height.regenie.tsv.gz")
+    part = read_sumstats(tmp_path / "out" / "height.regenie.tsv.gz")
+    assert part["variant_id"].to_list() == [f"v{i}" for i in (*range(35, 45), 60, 61, 62)]
+    assert part.equals(whole.filter(pl.col("variant_id").is_in(part["variant_id"].implode())))
+    assert "chosen by lists or regions" in (tmp_path / "out" / "report.html").read_text()
+    assert gwas("--region", "1", out=tmp_path / "out").code == 0  # another choice of variants is another scan
+    assert pl.read_parquet(tmp_path / "out" / "gwas" / "variants.parquet").height == 60
+
+
+def test_a_conditional_scan_has_no_signal_left_at_its_variant(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
+    assert "loci: 1" in gwas().out
+    said = gwas(condition=f"v{CAUSAL}, v3", export="regenie")
+    assert said.code == 0, said.err
+    assert "loci: 0" in said.out
+    gaps = "; ".join(f"v{i}_A {(files.counts[i] < 0).sum()}" for i in (3, CAUSAL) if (files.counts[i] < 0).any())
+    assert f"take the mean of the other people ({gaps})" in said.err
+    assert "conditional on chosen variants" in (tmp_path / "out" / "report.html").read_text()
+    covariates = pl.read_parquet(tmp_path / "out" / "traits" / "covariates.parquet").columns
+    assert covariates[-2:] == ["v3_A", f"v{CAUSAL}_A"]
+    by_commas = (tmp_path / "out" / "height.regenie.tsv.gz").read_bytes()
+    (tmp_path / "list.txt").write_text(f"ID\nv{CAUSAL}\nv3\n")
+    assert gwas(condition_list=tmp_path / "list.txt", export="regenie", out=tmp_path / "list").code == 0
+    assert (tmp_path / "list" / "height.regenie.tsv.gz").read_bytes() == by_commas
+    said = gwas(condition=f"v{CAUSAL},v3", missing_genotypes="drop", out=tmp_path / "drop")
+    lacking = int((files.counts[[3, CAUSAL]] < 0).any(axis=0).sum())
+    assert lacking > 0
+    assert f"participants analysed: {300 - lacking}" in said.out
+    flow = pl.read_parquet(tmp_path / "drop" / "flow.parquet").filter(pl.col("stage") == "conditioning")
+    assert flow["dropped"].to_list() == [lacking]
+
+
 # --- bad input: one clear error, nothing half-written ---------------------------------------------------------------------------
 
 
@@ -285,6 +327,11 @@ def test_names_that_are_not_there_are_answered_with_near_ones(gwas: Callable[...
     (tmp_path / "keep.txt").write_text("somebody\n")
     assert_refused(gwas(keep=tmp_path / "keep.txt"), out, "nobody is in all sources", "keep list: 1 people, 1 not in the genotypes")
     assert_refused(gwas(build="the new one"), out, "this is no name of a genome build", "'the new one'", "GRCh38")
+    assert_refused(gwas(region="1:9-5"), out, "one of the regions ends before it starts", "'1:9-5'")
+    assert_refused(gwas(region="7:1-9"), out, "no variant lies in the region", "'7:1-9'", "chromosomes of the genotypes (1, 2)")
+    assert_refused(gwas(extract=files.traits), out, "no variant has one of these ids", "'person0000'", "'v0'", "traits.tsv")
+    assert_refused(gwas(condition="rs1"), out, "no variant has one of these ids", "the variants to condition on", "'rs1'")
+    assert_refused(gwas(intervals=files.genotypes), out, "this is a PLINK .bed of genotypes")
     assert_refused(gwas(hwe=-1), out, "the filter hwe is out of range", "0 to 1")
     assert_refused(gwas(maf=0.7), out, "the filter maf is out of range", "0 to 0.5")
 

@@ -8,6 +8,7 @@ import pytest
 from toolkit.biobank import write_files
 
 from clinome.core.errors import StudyError
+from clinome.genetics.selection import Selection
 from clinome.studies.study_file import SECTIONS, Cohort, LociSettings, Scan, Study, read_study
 
 BASE = """\
@@ -81,6 +82,14 @@ merge = 100_000
     assert (study.loci.clumping.alpha, study.loci.clumping.merge, study.loci.clumping.r2) == (1e-6, 100_000, 0.1)
 
 
+def test_lists_of_variants_start_at_the_file(folder: Path) -> None:
+    (folder / "mine.txt").write_text("v1\n")
+    chosen = 'path = "data/cohort.bed"\nextract = "mine.txt"\nregions = ["1:1-9", "chr2"]\n'
+    study = read(folder, BASE.replace('path = "data/cohort.bed"\n', chosen) + '\n[gwas]\ncondition = ["v1", "v2"]\n')
+    assert study.genotypes.scanned == Selection(extract=folder / "mine.txt", regions=("1:1-9", "chr2"))
+    assert study.gwas.condition == ("v1", "v2")
+
+
 def test_absolute_paths_and_patterns_are_taken_as_they_are(folder: Path) -> None:
     assert read(folder, BASE.replace("data/cohort.bed", "data/coh*.bed")).genotypes.path == str(folder / "data" / "coh*.bed")
     absolute = str(folder / "data" / "cohort.bed")
@@ -90,6 +99,7 @@ def test_absolute_paths_and_patterns_are_taken_as_they_are(folder: Path) -> None
 WRONG = {
     "unknown section": (BASE + "\n[covarates]\n", 10, "there is no section [covarates]; did you mean 'covariates'?"),
     "unknown key": (BASE + '\n[gwas]\nmissing_genotype = "mean"\n', 11, "did you mean 'missing_genotypes'?"),
+    "a region that is none": (BASE.replace('.bed"\n', '.bed"\nregions = ["1:9-5"]\n'), 6, "one of the regions ends before"),
     "text for a number": (BASE + '\n[gwas]\nstatistic = "t"\nmaf = "0.01"\n', 12, "expected: a number"),
     "fraction for a whole number": (BASE.replace('title = "Of mice"', "seed = 1.5"), 2, "expected: a whole number"),
     "number for true": (BASE + "\n[gwas]\nomnibus = 1\n", 11, "expected: true or false"),
