@@ -22,6 +22,7 @@ from clinome.report.reading import lazy_table, listed, table
 FEWEST = 5  # people behind an average picture that may be shown
 MOST_CARDS = 60  # loci with a region and pictures of their own; all are in the table
 MOST_POINTS = 1_500  # variants drawn in a region
+MOST_COLUMNS = 200  # traits in the grid of evidence: more are narrower than a reader can tell, and a page of megabytes
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,17 @@ def _lanes(genes: pl.DataFrame | None, chromosome: str, start: int, end: int, *,
 
 
 def _evidence(folder: Path, found: pl.DataFrame) -> dict[str, Any] | None:
-    """−log10 p of every lead for every dimension, with beta and its standard error: one row a locus, one column a trait."""
+    """−log10 p of every lead for every dimension, with beta and its standard error: one row a locus, one column a trait.
+
+    Of more than :data:`MOST_COLUMNS` traits those are shown that are strongest at some lead; ``of`` is how many there are.
+    """
     frame = table(folder, "loci/evidence.parquet", EVIDENCE)
     if frame is None or frame["trait"].n_unique() < 2:
         return None  # of one trait the table of loci says it all
-    traits = list(dict.fromkeys(frame["trait"].to_list()))
+    best = frame.group_by("trait", maintain_order=True).agg(pl.col("neg_log_10_p_value").max())
+    strongest = best.sort("neg_log_10_p_value", descending=True, nulls_last=True)["trait"].head(MOST_COLUMNS)
+    traits = best.filter(pl.col("trait").is_in(strongest.implode()))["trait"].to_list()
+    frame = frame.filter(pl.col("trait").is_in(strongest.implode()))
     cells = {(r["locus"], r["trait"]): r for r in frame.iter_rows(named=True)}
     order = [n for n in found["locus"].to_list() if n in set(frame["locus"].to_list())]
     names = {row["locus"]: row.get("nearest_gene") or row["variant_id"] for row in found.iter_rows(named=True)}
@@ -200,6 +207,7 @@ def _evidence(folder: Path, found: pl.DataFrame) -> dict[str, Any] | None:
 
     return {
         "traits": traits,
+        "of": best.height,
         "loci": order,
         "names": [names[n] for n in order],
         "value": grid("neg_log_10_p_value", 2),

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 from toolkit.result_folder import LEADS, TRAITS, result_folder
 
-from clinome.report.loci import FEWEST, MOST_POINTS, loci
+from clinome.core.schema import EVIDENCE, check
+from clinome.report.loci import FEWEST, MOST_COLUMNS, MOST_POINTS, loci
 from clinome.report.page import write_report
 from clinome.report.truth import truth
 
@@ -103,6 +104,24 @@ def test_evidence_is_a_grid_of_loci_by_traits(folder: Path) -> None:
     assert found.evidence["loci"] == [1, 2, 3, 4]
     for i, (_, _, trait, value, _) in enumerate(LEADS):
         assert found.evidence["value"][i][TRAITS.index(trait)] == value
+
+
+def test_of_thousands_of_traits_the_strongest_are_in_the_grid(tmp_path: Path) -> None:
+    folder = result_folder(tmp_path, n_variants=300)
+    plain = pl.read_parquet(folder / "loci/evidence.parquet")
+    weak = [f"weak{k}" for k in range(3_000)]
+    others = pl.DataFrame(
+        {"locus": 1, "trait": weak, "neg_log_10_p_value": np.linspace(0, 2, len(weak)), "beta": 0.1, "standard_error": 1.0}
+    )
+    pl.concat([others.select(plain.columns).cast(plain.schema), plain]).write_parquet(folder / "loci/evidence.parquet")
+    check(pl.read_parquet(folder / "loci/evidence.parquet"), EVIDENCE)
+    found = loci(folder, LINES)
+    assert found is not None
+    assert found.evidence is not None
+    assert len(found.evidence["traits"]) == MOST_COLUMNS
+    assert {trait for _, _, trait, _, _ in LEADS if trait in TRAITS} <= set(found.evidence["traits"])
+    assert weak[0] not in found.evidence["traits"]
+    assert f"Of 3,0{len(TRAITS):02d} dimensions the {MOST_COLUMNS} with the strongest evidence" in write_report(folder).read_text()
 
 
 def test_no_loci_is_said(folder: Path, tmp_path: Path) -> None:
