@@ -153,6 +153,29 @@ def test_a_covariate_that_is_a_variant_leaves_that_variant_out_and_says_so(
     assert once.trait("height")["standard_error"][int(complete)] == pytest.approx(error, rel=1e-5)
 
 
+def test_conditioning_on_variants_that_repeat_each_other_or_do_not_vary(
+    scan: Callable[..., Scanned], files: Files, tmp_path: Path
+) -> None:
+    """The same threads: a variant conditioned on that repeats another, a covariate, or nothing at all."""
+    known = int(np.flatnonzero((files.counts >= 0).all(axis=1))[0])
+    same, flipped, constant = known + 1, known + 2, known + 3
+    spoilt = {same: files.counts[known], flipped: 2 - files.counts[known], constant: np.zeros(files.counts.shape[1], np.int8)}
+    genotypes = with_rows(files, spoilt, tmp_path / "repeats")
+    once = scan(genotypes=genotypes, condition=f"v{known}")
+    repeated = scan(genotypes=genotypes, condition=f"v{known},v{same},v{flipped},v{constant}")
+    held = table(files.covariates).with_columns(known=pl.Series(files.counts[known].astype(np.float64)))
+    beside = scan(genotypes=genotypes, condition=f"v{known}", covariates=saved(held, tmp_path / "held.tsv"))
+    for other in (repeated, beside):
+        assert other.trait("height")["beta"].is_null().arg_true().to_list() == [known, same, flipped, constant]
+        close(other.trait("height").drop_nulls("beta"), once.trait("height").drop_nulls("beta"))
+        assert "3 variants have no estimate: collinear with the covariates" in other.page
+        assert "1 variants have no estimate: no variation" in other.page
+    for row in (same, flipped):
+        assert f"covariate v{row}_A is a linear combination of v{known}_A and left out" in repeated.page
+    assert f"covariate v{constant}_A is constant and left out" in repeated.page
+    assert f", v{known}_A; an intercept is always included" in once.page
+
+
 # --- covariates ---------------------------------------------------------------------------------------------------------------
 
 
