@@ -6,14 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
+from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.picture import read_picture
 from clinome.genetics.results import Results
 from clinome.studies.discover import run_study
@@ -212,6 +215,26 @@ def test_prepared_tables_hold_what_the_source_holds(prepared: Callable[[str], St
     images = pl.read_parquet(study.images.path)
     assert images.height == 2 * 1814
     assert read_picture(tmp_path / "data" / images["path"][0]).shape == (64, 64, 3)
+
+
+def test_prepared_strains_hold_what_the_source_holds(
+    prepared: Callable[[str], Study], real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    study = prepared("bxd-mice")
+    source = open_genotypes(study.genotypes.path)
+    with zipfile.ZipFile(real_data("bxd-mice") / "bxd.zip") as archive:
+        called, placed = (
+            pl.read_csv(archive.read(f"bxd_{name}.csv"), comment_prefix="#", infer_schema=False) for name in ("geno", "pmap")
+        )
+    assert source.samples["participant_id"].to_list() == called.columns[1:]
+    assert source.variants["variant_id"].to_list() == called["marker"].to_list() == placed["marker"].to_list()
+    assert source.variants["position"].to_list() == (placed["pos"].cast(pl.Float64) * 1e6).round().cast(pl.Int64).to_list()
+    copies = called.drop("marker").select(pl.all().replace_strict({"B": 0, "H": 1, "D": 2}, return_dtype=pl.Int8)).to_numpy()
+    assert (source.read(np.arange(7320)).counts == copies).all()
+    traits = pl.read_csv(tmp_path / "data" / "traits.tsv", separator="\t", null_values="NA", infer_schema_length=None)
+    assert traits.shape == (198, 1 + 5803)
+    known = pl.read_csv(tmp_path / "data" / "descriptions.tsv", separator="\t", infer_schema=False)
+    assert set(traits.columns[1:]) <= set(known["trait"])
 
 
 def test_prepare_names_the_data_that_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
