@@ -23,8 +23,7 @@ from clinome.core.files import replacing
 from clinome.core.progress import track
 from clinome.core.schema import EVIDENCE, GENES, LOCI, REGIONS, Table, check
 from clinome.formats.genotypes import Genotypes
-from clinome.genetics.results import Results
-from clinome.genetics.studywide import GENOME_WIDE
+from clinome.genetics.results import GENOME_WIDE, Results
 from clinome.stats.ld import r_squared
 
 Floats = NDArray[np.float64]

@@ -21,6 +21,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +30,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import StudyError
-from clinome.core.schema import VARIANTS
-from clinome.stats.distributions import neg_log10_chi2, neg_log10_t
+from clinome.stats.distributions import neg_log10_chi2, neg_log10_t, z_of_t
 
 Floats = NDArray[np.float64]
 RESERVED = ("omnibus", "all traits")  # what tables of results call the joint test, and all traits' tests pooled
@@ -50,6 +50,16 @@ class Shard(NamedTuple):
     omnibus: Floats
 
 
+GENOME_WIDE = 5e-8
+_BATCH = 256  # traits of a shard that are read at once
+PLACE = ("variant_id", "chromosome", "position", "effect_allele", "other_allele", "info")
+_NUMBERS = {
+    "effect_allele_frequency": pl.Float64,
+    "n": pl.Int64,
+    "beta": pl.Float64,
+    "standard_error": pl.Float64,
+    "neg_log_10_p_value": pl.Float64,
+}
 _TYPES = {"beta": np.float32, "standard_error": np.float32, "n": np.int32, "frequency": np.float32, "omnibus": np.float64}
 
 
@@ -70,14 +80,19 @@ def _names(traits: Sequence[str], n_groups: int, omnibus_sets: Sequence[str]) ->
     return {kind: [f"{kind}:{name}" for name in names] for kind, names in over.items()}
 
 
-class _Estimates(NamedTuple):
-    """One test at V variants, arrays (V,): NaN where there is none."""
+class Piece(NamedTuple):
+    """One trait (``trait``: its row in the table of traits) at V variants: arrays (V,), NaN where there is no estimate."""
 
-    frequency: Floats
-    n: NDArray[np.int64]
-    beta: Floats
-    standard_error: Floats
-    neg_log_10_p: Floats
+    trait: int
+    beta: NDArray[np.float32]
+    standard_error: NDArray[np.float32]
+    n: NDArray[np.int32]
+    frequency: NDArray[np.float32]
+
+    def t(self, at: NDArray[np.int64] | slice = slice(None)) -> Floats:
+        """Return beta / standard error, everywhere or at some places."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.beta[at].astype(np.float64) / self.standard_error[at]
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class Results:
     @cached_property
     def variants(self) -> pl.DataFrame:
         """The variants that passed the filters, in the order of the source."""
-        return pl.read_parquet(self.folder / "variants.parquet")
+        return pl.read_parquet(self._variants)
 
     @cached_property
     def traits(self) -> pl.DataFrame:
@@ -113,30 +128,226 @@ class Results:
         """Names of the omnibus sets, in the order of the store's columns."""
         return list(self.run["omnibus_sets"])
 
+    def trait(self, name: str) -> pl.DataFrame:
+        """Return SUMMARY_STATISTICS of one trait over all variants; ``name`` as in :meth:`frames`."""
+        return pl.concat(list(self.frames(name)))
+
+    def frames(self, trait: str) -> Iterator[pl.DataFrame]:
+        """Yield SUMMARY_STATISTICS of one trait shard by shard; ``trait`` may be 'omnibus' or 'omnibus:<set>' (no beta).
+
+        Raises
+        ------
+        StudyError
+            When the scan has no such trait.
+        """
+        for start, stop in self._bounds:
+            yield self.table(np.arange(start, stop), [trait])
+
+    def region(self, chromosome: str, start: int, end: int, traits: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return SUMMARY_STATISTICS of ``traits`` (None: all) at the positions ``start`` to ``end``, both included.
+
+        Raises
+        ------
+        StudyError
+            When the scan has no such chromosome or trait.
+        """
+        places = pl.scan_parquet(self._variants).select("chromosome", "position").with_row_index("row")
+        here = places.filter(chromosome=chromosome).collect()
+        if not here.height:
+            known = places.select(pl.col("chromosome").unique(maintain_order=True)).collect()["chromosome"]
+            raise StudyError(f"the scan has no chromosome {chromosome!r}", where=self.folder, expected=", ".join(known[:40]))
+        rows = here.filter(pl.col("position").is_between(start, end))["row"].to_numpy().astype(np.int64)
+        return self.table(rows, self.traits["trait"].to_list() if traits is None else traits)
+
+    def hits(self, p_value: float = GENOME_WIDE) -> pl.DataFrame:
+        """Return SUMMARY_STATISTICS of every variant and trait, the omnibus included, with p ≤ ``p_value``, in order of place.
+
+        Raises
+        ------
+        StudyError
+            When the scan was not summarised, or its hits were gathered at a smaller p.
+        """
+        level = float(self.about_hits["p_value"])
+        if p_value > level:
+            raise StudyError(
+                "the hits of this scan were gathered at a smaller p", where=self.folder, got=p_value, expected=f"at most {level:g}"
+            )
+        return pl.scan_parquet(self.folder / "hits.parquet").filter(pl.col("neg_log_10_p_value") >= -np.log10(p_value)).collect()
+
+    @property
+    def about_hits(self) -> dict[str, str]:
+        """What hits.parquet says of itself: ``p_value``, the level; ``found``, how many there are; ``kept``, how many it holds."""
+        path = self.folder / "hits.parquet"
+        if not path.exists():
+            raise StudyError("this scan has not been summarised", where=self.folder, do="call clinome.genetics.studywide.summarise")
+        return pl.read_parquet_metadata(path)
+
+    def table(self, rows: NDArray[np.int64], tests: Sequence[str]) -> pl.DataFrame:
+        """Return SUMMARY_STATISTICS of traits or omnibus tests at ``rows`` (ascending) of the variants, one test after another."""
+        variants = self._variants_at(rows)
+        place = variants.select(name for name in PLACE if name in variants.columns)
+        read = [self._read(number, tests)[at] for number, at in self._parts(rows)]
+        tables = []
+        for test in tests:
+            numbers = pl.concat([pl.DataFrame(schema=_NUMBERS), *(self._numbers(frame, test) for frame in read)])
+            if self._number(test) is None:
+                numbers = numbers.with_columns(variants["effect_allele_frequency"])
+            tables.append(place.with_columns(pl.lit(test).alias("trait")).hstack(numbers))
+        return pl.concat(tables)
+
+    def estimates(self, trait: str) -> Piece:
+        """Return the arrays of one trait over all variants; the table of variants is not read."""
+        p = self._number(trait)
+        if p is None:
+            raise StudyError(
+                "an omnibus has no estimates", where=self.folder, got=trait, do="take frames() or trait() for its p-values"
+            )
+        pieces = [self._piece(self._read(number, [trait]), p) for number in range(len(self._files))]
+        return Piece(pieces[0].trait, *(np.concatenate(columns) for columns in list(zip(*pieces, strict=True))[1:]))
+
+    def walk(self) -> Iterator[tuple[NDArray[np.int64], Iterator[Piece]]]:
+        """Yield for every shard the rows of :attr:`variants` that it holds and, trait by trait, what it says of them."""
+        for number, (start, stop) in enumerate(self._bounds):
+            yield np.arange(start, stop), self._pieces(number)
+
+    def _pieces(self, number: int) -> Iterator[Piece]:
+        names = self.traits["trait"].to_list()
+        for first in range(0, len(names), _BATCH):
+            batch = names[first : first + _BATCH]
+            frame = self._read(number, batch)
+            for p in range(first, first + len(batch)):
+                yield self._piece(frame, p)
+
     def shards(self, columns: tuple[str, ...] = Shard._fields[1:], *, holding: NDArray[np.int64] | None = None) -> Iterator[Shard]:
         """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no rows.
 
         ``holding``: only the shards that hold one of these rows; others are not read.
         """
-        start = 0
-        for number, height in enumerate(self._heights):
-            if holding is None or ((holding >= start) & (holding < start + height)).any():
+        for number, (start, stop) in enumerate(self._bounds):
+            if holding is None or ((holding >= start) & (holding < stop)).any():
                 yield self._shard(number, start, columns)
-            start += height
+
+    def strengths(self, wanted: Mapping[str, NDArray[np.int64]]) -> dict[str, Floats]:
+        """Return −log10 p at chosen rows of :attr:`variants`, trait by trait; each shard that holds one is read once.
+
+        ``wanted`` names for each trait ('omnibus' included) its rows, ascending.
+        """
+        found = {trait: np.full(len(rows), np.nan) for trait, rows in wanted.items()}
+        for number, (start, stop) in enumerate(self._bounds):
+            cuts = {trait: np.searchsorted(rows, (start, stop)) for trait, rows in wanted.items()}
+            here = {trait: slice(*cut) for trait, cut in cuts.items() if cut[1] > cut[0]}
+            frame = self._read(number, list(here)) if here else pl.DataFrame()
+            for trait, cut in here.items():
+                numbers = self._numbers(frame[wanted[trait][cut] - start], trait)
+                found[trait][cut] = numbers["neg_log_10_p_value"].fill_null(np.nan)
+        return found
+
+    def neg_log_10_p(self, t: Floats, n: NDArray[Any], traits: NDArray[Any]) -> Floats:
+        """Turn beta / SE into −log10 p for the given trait numbers (same shape as ``t`` or broadcast with it)."""
+        if self.run["statistic"] == "score":
+            return neg_log10_chi2(t * t, 1.0)
+        return neg_log10_t(t, np.maximum(n - self._rank[traits] - 1, 1))
+
+    def strength(self, piece: Piece, at: NDArray[np.int64] | slice = slice(None)) -> Floats:
+        """Return the exact −log10 p of one trait, everywhere or at some places of its arrays."""
+        return self.neg_log_10_p(piece.t(at), piece.n[at], np.array(piece.trait))
+
+    def z(self, piece: Piece) -> NDArray[np.float32]:
+        """Return the |z| that have these p, fast (:func:`clinome.stats.distributions.z_of_t`); NaN where there is no estimate."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = piece.beta / piece.standard_error
+        if self.run["statistic"] == "score":
+            return np.where(np.isfinite(t), np.abs(t), np.float32(np.nan))
+        n = piece.n[:1] if len(t) and piece.n.min() == piece.n.max() else piece.n
+        return z_of_t(t, np.maximum(n - self._rank[piece.trait] - 1, 1))
 
     @cached_property
-    def _heights(self) -> list[int]:
-        """How many variants each shard holds."""
-        return [pl.scan_ipc(path).select(pl.len()).collect().item() for path in self._files]
+    def _bounds(self) -> list[tuple[int, int]]:
+        """The rows of :attr:`variants` that each shard holds: the first, and the one after the last."""
+        ends = np.cumsum([pl.scan_ipc(path).select(pl.len()).collect().item() for path in self._files]).tolist()
+        return list(pairwise([0, *ends]))
 
     @cached_property
     def _files(self) -> list[Path]:
         return sorted((self.folder / "shards").glob("[0-9]*.arrow"))  # not what a killed run left half-written
 
+    @property
+    def _variants(self) -> Path:
+        return self.folder / "variants.parquet"
+
     @cached_property
     def _columns(self) -> dict[str, list[str]]:
         """The names of the shards' columns by kind, in the order of the rows of :class:`Shard`."""
         return _names(self.traits["trait"].to_list(), self.traits["group"].n_unique(), self.omnibus_sets)
+
+    @cached_property
+    def _numbers_of(self) -> dict[str, int]:
+        return {name: p for p, name in enumerate(self.traits["trait"])}
+
+    @cached_property
+    def _groups(self) -> list[int]:
+        return self.traits["group"].to_list()
+
+    @cached_property
+    def _rank(self) -> NDArray[np.int64]:
+        return self.traits["rank"].to_numpy()
+
+    def _variants_at(self, rows: NDArray[np.int64]) -> pl.DataFrame:
+        """Return the table of variants at ``rows`` (ascending), reading no more than their stretch of it."""
+        if "variants" in self.__dict__:
+            return self.variants[rows]
+        first, last = (int(rows[0]), int(rows[-1])) if len(rows) else (0, -1)
+        return pl.scan_parquet(self._variants).slice(first, last - first + 1).collect()[rows - first]
+
+    def _parts(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the shards that hold some of ``rows`` (ascending), and where in them."""
+        for number, (start, stop) in enumerate(self._bounds):
+            first, last = np.searchsorted(rows, (start, stop))
+            if last > first:
+                yield number, rows[first:last] - start
+
+    def _number(self, test: str) -> int | None:
+        """Return the row of a trait in the table of traits, or None for an omnibus."""
+        if test in self._numbers_of:
+            return self._numbers_of[test]
+        if self.omnibus_sets and test in ("omnibus", *self._columns["omnibus"]):
+            return None
+        near = difflib.get_close_matches(test, self._numbers_of, 3)
+        names = list(self._numbers_of)
+        raise StudyError(
+            f"there is no trait {test!r} in this scan" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""),
+            where=self.folder,
+            expected=", ".join(names[:20]) + (", …" if len(names) > 20 else ""),
+        )
+
+    def _columns_of(self, test: str) -> list[str]:
+        """Return the columns of a trait, in the order of :class:`Piece`, or of an omnibus test."""
+        p = self._number(test)
+        if p is None:
+            return self._columns["omnibus"] if test == "omnibus" else [test]
+        return [f"beta:{test}", f"standard_error:{test}", f"n:{self._groups[p]}", f"frequency:{self._groups[p]}"]
+
+    def _read(self, number: int, tests: Sequence[str]) -> pl.DataFrame:
+        """Read of one shard the columns of some traits or omnibus tests."""
+        columns = dict.fromkeys(column for test in tests for column in self._columns_of(test))
+        return pl.read_ipc(self._files[number], columns=list(columns))
+
+    def _piece(self, frame: pl.DataFrame, p: int) -> Piece:
+        names = self._columns_of(self.traits["trait"][p])
+        return Piece(p, *(frame[name].to_numpy() for name in names))
+
+    def _numbers(self, frame: pl.DataFrame, test: str) -> pl.DataFrame:
+        """Return the numbers that SUMMARY_STATISTICS hold of one test; an omnibus has no frequency of its own."""
+        p = self._number(test)
+        if p is None:
+            joint = combined_omnibus(np.stack([frame[name].to_numpy() for name in self._columns_of(test)]))
+            nothing = np.full(frame.height, np.nan)
+            columns = (nothing, np.full(frame.height, sum(self.run["omnibus_people"])), nothing, nothing, joint)
+        else:
+            piece = self._piece(frame, p)
+            columns = (piece.frequency, piece.n, piece.beta, piece.standard_error, self.strength(piece))
+        numbers = [pl.Series(name, values).cast(dtype) for (name, dtype), values in zip(_NUMBERS.items(), columns, strict=True)]
+        return pl.DataFrame(numbers).with_columns(pl.col(pl.Float64).fill_nan(None))
 
     def _shard(self, number: int, start: int, columns: tuple[str, ...]) -> Shard:
         """Read ``columns`` of one shard, whose first variant is row ``start``."""
@@ -147,109 +358,6 @@ class Results:
             for kind, some in names.items()
         }
         return Shard(np.arange(start, start + frame.height), **arrays)
-
-    def neg_log_10_p(self, t: Floats, n: NDArray[np.int64], traits: NDArray[np.int64]) -> Floats:
-        """Turn beta / SE into −log10 p for the given trait numbers (same shape as ``t`` or broadcast with it)."""
-        if self.run["statistic"] == "score":
-            return neg_log10_chi2(t * t, 1.0)
-        rank = self.traits["rank"].to_numpy()[traits]
-        return neg_log10_t(t, np.maximum(n - rank - 1, 1))
-
-    def frames(self, trait: str) -> Iterator[pl.DataFrame]:
-        """Yield SUMMARY_STATISTICS of one trait shard by shard; ``trait`` may be 'omnibus' or 'omnibus:<set>' (no beta).
-
-        Raises
-        ------
-        StudyError
-            When the scan has no such trait.
-        """
-        self._number(trait)
-        start = 0
-        for number, height in enumerate(self._heights):
-            rows = np.arange(start, start + height)
-            yield self._table(rows, trait, self._estimates(self._read(number, [trait]), trait))
-            start += height
-
-    def strengths(self, wanted: Mapping[str, NDArray[np.int64]]) -> dict[str, Floats]:
-        """Return −log10 p at chosen rows of :attr:`variants`, trait by trait; each shard that holds one is read once.
-
-        ``wanted`` names for each trait ('omnibus' included) its rows, ascending.
-        """
-        found = {trait: np.full(len(rows), np.nan) for trait, rows in wanted.items()}
-        ends = np.cumsum(self._heights)
-        for number, (stop, height) in enumerate(zip(ends, self._heights, strict=True)):
-            start = stop - height
-            cuts = {trait: np.searchsorted(rows, (start, stop)) for trait, rows in wanted.items()}
-            here = {trait: slice(*cut) for trait, cut in cuts.items() if cut[1] > cut[0]}
-            if not here:
-                continue
-            frame = self._read(number, list(here))
-            for trait, cut in here.items():
-                found[trait][cut] = self._estimates(frame[wanted[trait][cut] - start], trait).neg_log_10_p
-        return found
-
-    def _number(self, trait: str) -> int | None:
-        """Return the column of a trait, or None for an omnibus."""
-        names = self.traits["trait"].to_list()
-        if trait in names:
-            return names.index(trait)
-        if self.omnibus_sets and (trait == "omnibus" or trait in [f"omnibus:{name}" for name in self.omnibus_sets]):
-            return None
-        near = difflib.get_close_matches(trait, names, 3)
-        raise StudyError(
-            f"there is no trait {trait!r} in this scan" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""),
-            where=self.folder,
-            expected=", ".join(names[:20]) + (", …" if len(names) > 20 else ""),
-        )
-
-    def _read(self, number: int, tests: Sequence[str]) -> pl.DataFrame:
-        """Read of one shard the columns of some traits or omnibus tests."""
-        columns: dict[str, None] = {}
-        for test in tests:
-            p = self._number(test)
-            if p is not None:
-                group = int(self.traits["group"][p])
-                names = [f"beta:{test}", f"standard_error:{test}", f"n:{group}", f"frequency:{group}"]
-            else:
-                names = self._columns["omnibus"] if test == "omnibus" else [test]
-            columns |= dict.fromkeys(names)
-        return pl.read_ipc(self._files[number], columns=list(columns))
-
-    def _estimates(self, frame: pl.DataFrame, test: str) -> _Estimates:
-        """Take one trait or omnibus test out of what :meth:`_read` has read."""
-        p = self._number(test)
-        if p is None:
-            nothing = np.full(frame.height, np.nan)
-            names = self._columns["omnibus"] if test == "omnibus" else [test]
-            joint = combined_omnibus(np.stack([frame[name].to_numpy() for name in names]))
-            return _Estimates(nothing, np.full(frame.height, sum(self.run["omnibus_people"])), nothing, nothing, joint)
-        group = int(self.traits["group"][p])
-        names = [f"frequency:{group}", f"n:{group}", f"beta:{test}", f"standard_error:{test}"]
-        frequency, n, beta, error = (frame[name].to_numpy() for name in names)
-        beta, error = beta.astype(np.float64), error.astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            strength = self.neg_log_10_p(beta / error, n, np.array(p))
-        return _Estimates(frequency.astype(np.float64), n.astype(np.int64), beta, error, strength)
-
-    def _table(self, rows: NDArray[np.int64], test: str, found: _Estimates) -> pl.DataFrame:
-        """Return SUMMARY_STATISTICS of one test at ``rows``; an omnibus has the frequency among all people."""
-        variants = self.variants[rows]
-        numbers = pl.DataFrame(
-            {
-                "trait": pl.Series([test]).new_from_index(0, len(rows)),
-                "effect_allele_frequency": variants["effect_allele_frequency"] if self._number(test) is None else found.frequency,
-                "n": found.n,
-                "beta": found.beta,
-                "standard_error": found.standard_error,
-                "neg_log_10_p_value": found.neg_log_10_p,
-            }
-        )
-        place = [column.name for column in VARIANTS.columns if column.name in variants.columns]
-        return variants.select(place).hstack(numbers.with_columns(pl.col(pl.Float64).fill_nan(None)))
-
-    def trait(self, name: str) -> pl.DataFrame:
-        """Return SUMMARY_STATISTICS of one trait over all variants."""
-        return pl.concat(list(self.frames(name)))
 
 
 def combined_omnibus(omnibus: Floats) -> Floats:

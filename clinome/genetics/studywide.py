@@ -5,7 +5,7 @@ Everything is gathered shard by shard in histograms of the statistic's size, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +17,17 @@ from clinome.core.errors import StudyError
 from clinome.core.files import replacing
 from clinome.core.progress import track
 from clinome.core.schema import LAMBDAS, MANHATTAN, QQ, check
-from clinome.genetics.results import Results, Shard, combined_omnibus
+from clinome.genetics.curves import Curve, Deviates, histogram, lambda_gc, quantiles
+from clinome.genetics.hits import Hits
+from clinome.genetics.results import GENOME_WIDE, Piece, Results, combined_omnibus
+from clinome.stats.distributions import z_of_neg_log10_p
 
 Floats = NDArray[np.float64]
-GENOME_WIDE = 5e-8
 INFLATED = 1.1  # a genomic-control factor above this is warned about …
 _CHANCE = 14.0  # … and above 1 + this / √variants: six standard errors of the median, for variants in LD are fewer than they are
-_EDGES = np.concatenate([np.arange(0, 8, 0.01), np.arange(8, 40.5, 0.5)])  # of |z|
 _BINS = ("all", "below 0.01", "0.01 to 0.05", "above 0.05")
+_LABELS = len(_BINS)  # the bins after 'all', and variants without a frequency
 _SHOWN = 60  # traits with quantiles of their own; all others are in the pooled curve
-_TOP = 60  # largest values kept exactly for each curve
 
 
 class Thresholds(NamedTuple):
@@ -44,108 +45,94 @@ def thresholds(alpha: float, tests: float, *, has_traits: bool, has_omnibus: boo
     return Thresholds(float(level + kinds + np.log10(max(tests, 1.0))), float(level + kinds) if has_omnibus else None, float(level))
 
 
-@dataclass
-class _Curve:
-    """A histogram of |z| with the largest −log10 p kept exactly."""
+def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE, hits_below: float = GENOME_WIDE) -> None:
+    """Write ``manhattan.parquet``, ``qq.parquet``, ``lambdas.parquet`` and ``hits.parquet`` beside the shards of ``results``.
 
-    counts: NDArray[np.int64]
-    top: Floats
-
-    @staticmethod
-    def empty() -> _Curve:
-        return _Curve(np.zeros(len(_EDGES), dtype=np.int64), np.zeros(0))
-
-    def add(self, z: Floats, strength: Floats) -> None:
-        self.counts += np.bincount(np.searchsorted(_EDGES, z, side="right") - 1, minlength=len(_EDGES))
-        largest = strength if len(strength) <= _TOP else np.partition(strength, -_TOP)[-_TOP:]
-        self.top = np.sort(np.concatenate([self.top, largest]))[::-1][:_TOP]
-
-    @property
-    def total(self) -> int:
-        return int(self.counts.sum())
-
-    def median(self) -> float:
-        """Median |z|, interpolated inside its bin."""
-        if not self.total:
-            return float("nan")
-        cumulative = np.cumsum(self.counts)
-        k = int(np.searchsorted(cumulative, self.total / 2))
-        before = cumulative[k - 1] if k else 0
-        width = (_EDGES[k + 1] if k + 1 < len(_EDGES) else _EDGES[k] + 0.5) - _EDGES[k]
-        return float(_EDGES[k] + width * (self.total / 2 - before) / max(self.counts[k], 1))
-
-    def quantiles(self) -> tuple[Floats, Floats]:
-        """Expected and observed −log10 p, descending: the top ones exactly, below them the edges of the histogram."""
-        from clinome.stats.distributions import neg_log10_chi2
-
-        n = self.total
-        top = self.top[: min(len(self.top), n)]
-        expected_top = -np.log10((np.arange(1, len(top) + 1) - 0.5) / n)
-        above = n - np.cumsum(self.counts)  # number with |z| at or above the next edge
-        edges = _EDGES[1:]
-        inner = above[:-1]
-        use = (inner > len(top)) & (self.counts[1:] > 0)
-        # At most ~150 points are needed below the top: thin by expected value.
-        expected, observed = -np.log10(inner[use] / n), neg_log10_chi2(edges[use] ** 2, 1.0)
-        step = np.unique(np.round(expected, 2), return_index=True)[1]
-        return np.concatenate([expected_top, expected[step][::-1]]), np.concatenate([top, observed[step][::-1]])
-
-
-def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE) -> None:
-    """Write ``manhattan.parquet``, ``qq.parquet`` and ``lambdas.parquet`` beside the shards of ``results``.
-
-    ``tests`` is the effective number of traits (:func:`clinome.stats.multiple_testing.effective_tests`), by which the strongest
-    trait's p is corrected; with an omnibus beside the traits both are corrected for being two.
+    Parameters
+    ----------
+    tests
+        The effective number of traits (:func:`clinome.stats.multiple_testing.effective_tests`), by which the strongest trait's p is
+        corrected; with an omnibus beside the traits both are corrected for being two.
+    hits_below
+        The p-value up to which a variant and trait stand in ``hits.parquet``.
 
     Raises
     ------
     StudyError
         When no variant has an estimate for any trait.
     """
-    variants, traits = results.variants, results.traits
-    frequency = variants["effect_allele_frequency"].to_numpy()
-    minor = np.minimum(frequency, 1 - frequency)
-    names = traits["trait"].to_list()
-    sets = results.omnibus_sets
+    names, sets = results.traits["trait"].to_list(), results.omnibus_sets
+    label = _labels(results.variants["effect_allele_frequency"].to_numpy())
+    detailed = len(names) <= _SHOWN
+    pooled, joint = Curve(_LABELS), Curve(_LABELS)
+    curves = [Curve(_LABELS if detailed else 1) for _ in names]
+    hits = Hits(results, p_value=hits_below)
     limits = thresholds(alpha, tests, has_traits=bool(names), has_omnibus=bool(sets))
-    curves: dict[tuple[str, str], _Curve] = {}
-    rows = []
-    for shard in track(results.shards(), "summary over traits"):
-        strength, z = _strengths(results, shard)
-        bins = {"all": np.ones(len(shard.rows), dtype=np.bool_)}
-        here = minor[shard.rows]
-        bins |= {_BINS[1]: here < 0.01, _BINS[2]: (here >= 0.01) & (here < 0.05), _BINS[3]: here >= 0.05}
-        joint = combined_omnibus(shard.omnibus) if sets else np.full(len(shard.rows), np.nan)
-        for label, chosen in bins.items():
-            _gather(curves, "all traits", label, z[chosen], strength[chosen])
-            for p, name in enumerate(names):
-                if len(names) <= _SHOWN or label == "all":
-                    _gather(curves, name, label, z[chosen, p], strength[chosen, p])
-            if sets:
-                _gather(curves, "omnibus", label, _z_of(joint[chosen]), joint[chosen])
-        rows.append(_evidence(shard, strength, joint, names, limits, -np.log10(alpha)))
-    evidence = pl.concat(rows)
-    keep = [c for c in variants.columns if c in {column.name for column in MANHATTAN.columns}]
-    _save(variants.select(keep).hstack(evidence), MANHATTAN, results.folder / "manhattan.parquet")
-    if not any(curve.total for curve in curves.values()):
+    evidence = []
+    for (rows, pieces), shard in zip(track(results.walk(), "summary over traits"), results.shards(("omnibus",)), strict=True):
+        here, one = label[rows], np.zeros(len(rows), dtype=np.int64)
+        best, both = _Best(len(rows)), np.full(len(rows), np.nan)
+        for piece in pieces:
+            z, exact = results.z(piece), partial(_columns, piece)
+            counts = histogram(z, here, _LABELS)
+            pooled.add(z, here, counts, exact)
+            if detailed:
+                curves[piece.trait].add(z, here, counts, exact)
+            else:
+                curves[piece.trait].add(z, one, counts.sum(axis=0, keepdims=True), exact)
+            best.add(z, piece)
+            hits.add(rows, z, piece)
+        if sets:
+            both = combined_omnibus(shard.omnibus)
+            z = z_of_neg_log10_p(both).astype(np.float32)
+            joint.add(z, here, histogram(z, here, _LABELS), partial(np.take, both[None], axis=1))
+            hits.add_omnibus(rows, both)
+        evidence.append(_evidence(best, results, both, limits, -np.log10(alpha)))
+    keep = [c for c in results.variants.columns if c in {column.name for column in MANHATTAN.columns}]
+    _save(results.variants.select(keep).hstack(pl.concat(evidence)), MANHATTAN, results.folder / "manhattan.parquet")
+    hits.write()
+    gathered = ({"all traits": pooled} if len(names) != 1 else {}) | dict(zip(names, curves, strict=True)) | {"omnibus": joint}
+    _save_curves(results, gathered, drawn=None if detailed else ("all traits", "omnibus"))
+
+
+def _save_curves(results: Results, gathered: dict[str, Curve], *, drawn: tuple[str, ...] | None) -> None:
+    """Write λ of every test and frequency bin, and the quantiles of the tests ``drawn`` (None: of all)."""
+    lambdas, curves = [], []
+    for test, curve in gathered.items():
+        for label, name in zip((None, *range(len(_BINS) - 1)), _BINS, strict=True):
+            if label is not None and len(curve.counts) == 1:
+                continue  # gathered over all frequencies alone
+            counts, columns = curve.of(label)
+            if not counts.any():
+                continue
+            lambdas.append((test, name, lambda_gc(counts), int(counts.sum())))
+            if drawn is None or test in drawn:
+                top = columns[0] if test == "omnibus" else results.neg_log_10_p(columns[0], columns[1], columns[2].astype(np.int64))
+                expected, observed = quantiles(counts, np.sort(top)[::-1])
+                frame = pl.DataFrame({"expected": expected, "observed": observed})
+                curves.append(frame.select(pl.lit(test).alias("test"), pl.lit(name).alias("frequency_bin"), pl.all()))
+    if not lambdas:
         raise StudyError(
             "no variant has an estimate for any trait",
             where=results.folder,
             got="; ".join(f"{n:,} variants: {why}" for why, n in results.run["not_estimated"].items()),
             do="see that genotypes vary among the people analysed, and that there are more people than covariates",
         )
-    found = {key: curve for key, curve in curves.items() if curve.total and (key[0] != "all traits" or len(names) != 1)}
-    lambdas = pl.DataFrame(
-        [(t, b, (c.median() ** 2) / _CHI2_MEDIAN, c.total) for (t, b), c in found.items()],
-        schema={"test": pl.String, "frequency_bin": pl.String, "lambda_gc": pl.Float64, "n_variants": pl.Int64},
-        orient="row",
-    )
-    _save(lambdas.with_columns(_flag().alias("flag")), LAMBDAS, results.folder / "lambdas.parquet")
-    drawn = {key: c for key, c in found.items() if len(names) <= _SHOWN or key[0] in ("all traits", "omnibus")}
-    _save(pl.concat([_quantiles(*key, curve) for key, curve in drawn.items()]), QQ, results.folder / "qq.parquet")
+    schema = {"test": pl.String, "frequency_bin": pl.String, "lambda_gc": pl.Float64, "n_variants": pl.Int64}
+    table = pl.DataFrame(lambdas, schema=schema, orient="row").with_columns(_flag().alias("flag"))
+    _save(table, LAMBDAS, results.folder / "lambdas.parquet")
+    _save(pl.concat(curves), QQ, results.folder / "qq.parquet")
 
 
-_CHI2_MEDIAN = 0.454936423119572
+def _columns(piece: Piece, at: NDArray[np.int64]) -> Floats:
+    """Return what the p-values of a trait are made from at some places: t, n and the number of the trait."""
+    return np.vstack([piece.t(at), piece.n[at], np.full(len(at), piece.trait)])
+
+
+def _labels(frequency: Floats) -> NDArray[np.int64]:
+    """Return the number of each variant's bin of minor-allele frequency, of ``_BINS`` after 'all'; the last is none."""
+    minor = np.minimum(frequency, 1 - frequency)
+    return np.where(np.isnan(minor), _LABELS - 1, np.searchsorted([0.01, 0.05], minor, side="right"))
 
 
 def _flag() -> pl.Expr:
@@ -155,52 +142,28 @@ def _flag() -> pl.Expr:
     return pl.when(excess > chance).then(pl.lit("high")).when(excess < -chance).then(pl.lit("low")).otherwise(None)
 
 
-def _strengths(results: Results, shard: Shard) -> tuple[Floats, Floats]:
-    """Return −log10 p and the |z| of the same p (V, P) of every trait in a shard."""
-    group = results.traits["group"].to_numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = shard.beta.T.astype(np.float64) / shard.standard_error.T
-    strength = results.neg_log_10_p(t, shard.n[group].T, np.arange(len(group))[None, :])
-    return strength, _z_of(strength)
+class _Best:
+    """The trait of the largest |z| at every variant of a shard, with what its exact p is made from."""
+
+    def __init__(self, n_variants: int) -> None:
+        self.z = np.full(n_variants, -1.0, dtype=np.float32)
+        self.trait = np.full(n_variants, -1, dtype=np.int32)
+        self.t, self.n = np.full(n_variants, np.nan), np.zeros(n_variants, dtype=np.int32)
+
+    def add(self, z: Deviates, piece: Piece) -> None:
+        at = np.flatnonzero(z > self.z)
+        self.z[at], self.trait[at], self.n[at], self.t[at] = z[at], piece.trait, piece.n[at], piece.t(at)
 
 
-def _z_of(strength: Floats) -> Floats:
-    """Return the |z| of a two-sided −log10 p; beyond what float64 resolves, the leading asymptote."""
-    from scipy.special import ndtri
-
-    with np.errstate(invalid="ignore"):
-        z = -ndtri(np.power(10.0, -np.minimum(strength, 300.0)) / 2)
-        x = np.maximum(strength, 1.0) * 2 * np.log(10.0)
-        deep = np.sqrt(x - np.log(x) - np.log(np.pi / 2))
-    return np.asarray(np.where(strength > 300, deep, z))
-
-
-def _gather(curves: dict[tuple[str, str], _Curve], test: str, label: str, z: Floats, strength: Floats) -> None:
-    there = np.isfinite(strength)
-    curves.setdefault((test, label), _Curve.empty()).add(z[there], strength[there])
-
-
-def _evidence(shard: Shard, strength: Floats, joint: Floats, names: list[str], limits: Thresholds, level: float) -> pl.DataFrame:
-    filled = np.where(np.isfinite(strength), strength, -1.0)
-    index = filled.argmax(axis=1)
-    best = filled[np.arange(len(filled)), index]
-    corrected = best - (limits.dimension - level)
+def _evidence(best: _Best, results: Results, joint: Floats, limits: Thresholds, level: float) -> pl.DataFrame:
+    """Return the columns of MANHATTAN that follow the variant's own; ``joint`` is the omnibus, NaN where there is none."""
+    strength = results.neg_log_10_p(best.t, best.n, best.trait)
+    study_wide = strength - (limits.dimension - level)
     if limits.omnibus is not None:
-        corrected = np.fmax(corrected, joint - (limits.omnibus - level))
-    none = best < 0
-    trait = pl.Series(names)[index].set(pl.Series(none), None)
-    frame = pl.DataFrame({"best": best, "best_trait": trait, "omnibus": joint, "study_wide": np.maximum(corrected, 0.0)})
-    there = pl.Series(~none | np.isfinite(joint))
-    return frame.with_columns(
-        pl.when(pl.col("best") >= 0).then("best").alias("best"), pl.when(there).then("study_wide").alias("study_wide")
-    ).with_columns(pl.col(pl.Float64).fill_nan(None))
-
-
-def _quantiles(test: str, label: str, curve: _Curve) -> pl.DataFrame:
-    expected, observed = curve.quantiles()
-    return pl.DataFrame(
-        {"test": [test] * len(expected), "frequency_bin": [label] * len(expected), "expected": expected, "observed": observed}
-    )
+        study_wide = np.fmax(study_wide, joint - (limits.omnibus - level))
+    trait = results.traits["trait"].gather(np.maximum(best.trait, 0)).set(pl.Series(best.trait < 0), None)
+    columns = {"best": strength, "best_trait": trait, "omnibus": joint, "study_wide": np.maximum(study_wide, 0.0)}
+    return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _save(frame: pl.DataFrame, table: object, path: Path) -> None:

@@ -23,6 +23,42 @@ def neg_log10_t(t: ArrayLike, df: ArrayLike) -> Floats:
     return neg_log10_f(t * t, 1.0, df)
 
 
+def z_of_t(t: NDArray[np.float32], df: ArrayLike) -> NDArray[np.float32]:
+    """Return the normal deviates |z| that have the p-values of Student's t, for millions of them at a few nanoseconds each.
+
+    z = (8 df + 1) / (8 df + 3) · √(df ln(1 + t²/df)) (Wallace 1959, Annals of Mathematical Statistics 30:1121): right to 1e-4 of z
+    around the median and 1e-3 at z = 5 from 20 degrees of freedom, to 1e-6 from 1,000. With fewer than 20 the exact p is
+    taken. NaN where ``t`` is not finite.
+    """
+    df = np.asarray(df, dtype=np.float32)
+    if df.size and df.min() < 20:
+        return np.asarray(z_of_neg_log10_p(neg_log10_t(np.where(np.isfinite(t), t, np.nan), df)), dtype=np.float32)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        x = t * t
+        x /= df
+        one = x + np.float32(1)
+        log = np.log(one)
+        one -= np.float32(1)  # what of x the rounded 1 + x holds: x / that corrects the logarithm (Kahan)
+        log *= x
+        log /= one
+        np.copyto(log, x, where=one == 0)
+        log *= df
+        np.sqrt(log, out=log)
+    return np.asarray(log * ((8 * df + 1) / (8 * df + 3)), dtype=np.float32)
+
+
+def z_of_neg_log10_p(strength: ArrayLike) -> Floats:
+    """Return the |z| of two-sided −log10 p; beyond 300, where p underflows, by the leading asymptote (1e-5 of z)."""
+    from scipy.special import ndtri
+
+    strength = np.asarray(strength, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        z = -ndtri(np.power(10.0, -np.minimum(strength, 300.0)) / 2)
+        x = np.maximum(strength, 1.0) * 2 * _LN10
+        deep = np.sqrt(x - np.log(x) - np.log(np.pi / 2))
+    return np.asarray(np.where(strength > 300, deep, z))
+
+
 def neg_log10_f(f: ArrayLike, df1: ArrayLike, df2: ArrayLike) -> Floats:
     """Return −log10 of P(F ≥ ``f``) with ``df1`` and ``df2`` degrees of freedom.
 
