@@ -26,7 +26,7 @@ def effective_tests(correlation: Floats, *, level: float = 5e-8) -> float:
     n = len(correlation)
     if n < 2:
         return float(n)
-    r = _strongest_tree(np.minimum(np.abs(correlation), 1.0))[:, None]
+    r = np.minimum(_strongest_tree(correlation), 1.0)[:, None]
     tail = level / n / 2
     limit = -ndtri(tail)
     x = -ndtri(tail * (np.arange(_POINTS) + 0.5) / _POINTS)  # quantiles of a normal beyond the limit
@@ -38,17 +38,16 @@ def effective_tests(correlation: Floats, *, level: float = 5e-8) -> float:
 _POINTS = 1_000
 
 
-def _strongest_tree(weights: Floats) -> Floats:
-    """Return the n − 1 weights of a maximum spanning tree of a complete graph (Prim 1957), weights (n, n)."""
-    outside = np.ones(len(weights), dtype=np.bool_)
-    outside[0] = False
-    reach = weights[0].copy()
-    edges = []
-    while outside.any():
-        k = int(np.argmax(np.where(outside, reach, -1.0)))
+def _strongest_tree(correlation: Floats) -> Floats:
+    """Return the n − 1 sizes of correlation of a maximum spanning tree (Prim 1957) over tests, correlation (n, n)."""
+    outside = np.ones(len(correlation), dtype=np.bool_)
+    reach = np.full(len(correlation), -1.0)  # of each test outside, its strongest correlation with one inside
+    edges, k = [], 0
+    for _ in range(len(correlation) - 1):
+        outside[k], reach[k] = False, -1.0
+        np.maximum(reach, np.abs(correlation[k]), out=reach, where=outside)
+        k = int(np.argmax(reach))
         edges.append(reach[k])
-        outside[k] = False
-        reach = np.maximum(reach, weights[k])
     return np.array(edges)
 
 
