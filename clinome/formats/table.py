@@ -39,6 +39,7 @@ MISSING = ("", "NA", "nan", "NaN")
 ID_COLUMNS = ("participant_id", "IID", "sample_id", "eid")
 """Columns that name the person, in the order in which they are looked for (``#IID`` is ``IID``)."""
 
+_CELLS = 64_000_000  # values parsed at once: thousands of columns of a few rows, or a hundred of half a million
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 _SENTINELS = (-9.0, -99.0, -999.0, -9999.0)
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -119,8 +120,12 @@ def read_table(
     if family is not None:
         families = _as_text(raw.frame[family])
         out.append(families.set(families.is_in([*codes, "0"]), None).alias("family_id"))
-    values, said = _values(raw, kept, codes=codes, numbers_only=numbers_only)
-    return LoadedTable(pl.DataFrame(out + values), (*notes, *said))
+    together = max(1, _CELLS // raw.frame.height)
+    for start in range(0, len(kept), together):
+        values, said = _values(raw, kept[start : start + together], codes=codes, numbers_only=numbers_only)
+        out += values
+        notes += said
+    return LoadedTable(pl.DataFrame(out), tuple(notes))
 
 
 def read_checked(path: str | Path, table: Table) -> pl.DataFrame:
@@ -430,7 +435,7 @@ def _identifiers(raw: _Raw, name: str, notes: list[str]) -> pl.Series:
 def _values(raw: _Raw, names: Sequence[str], *, codes: frozenset[str], numbers_only: bool) -> tuple[list[pl.Series], list[str]]:
     """Turn columns into floats where all their values are numbers, else into text, and say what looks odd.
 
-    All columns go through each step at once, so that a table of thousands of traits costs little more than its bytes.
+    Columns go through each step together, so that a table of thousands of traits costs little more than its bytes.
     """
     schema = raw.frame.select(names).schema
     dates = {name for name, dtype in schema.items() if dtype.is_temporal() and not numbers_only}

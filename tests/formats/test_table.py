@@ -159,6 +159,28 @@ def test_bad_files_give_one_clear_error(write, text: str | bytes, error: type[Cl
         read_table(write(text, "a.csv"))
 
 
+def test_columns_parsed_together_or_one_by_one_are_the_same(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (
+        "IID,age,site,blood,pulse",
+        "p1,50,north,-9,7",
+        "p2,,south,1,x",
+        "p3,52.5,NA,2,8",
+        "p4,-9,north,-9,9",
+        "p5,1,south,-9,5",
+    )
+    path = write("\n".join(rows), "a.csv")
+    together = read_table(path, missing=["-9"])
+    monkeypatch.setattr("clinome.formats.table._CELLS", 1)
+    alone = read_table(path, missing=["-9"])
+    assert alone.frame.equals(together.frame)
+    assert alone.notes == together.notes
+    assert together.frame["age"].to_list() == [50.0, None, 52.5, None, 1.0]
+    assert together.frame["blood"].to_list() == [None, 1.0, 2.0, None, None]
+    assert together.frame["site"].to_list() == ["north", "south", None, "north", "south"]
+    assert together.frame["pulse"].dtype == pl.String
+    assert len(together.notes) == 1
+
+
 def test_absent_files_and_columns(write, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no such file"):
         read_table(tmp_path / "nothing.csv")
