@@ -68,7 +68,7 @@ def open_genotypes(path: str | Path, *, build: str | None = None, sample_file: s
     ----------
     path
         A file whose suffix is in ``SUFFIXES``; or a pattern such as ``ukb_chr*.bed``: files in natural order (chr2 before
-        chr10), which must hold the same people in the same order.
+        chr10), which must hold the same people (found by name where their order differs).
     build
         The genome build ('GRCh37', 'hg38', …), where the file does not state it.
     sample_file
@@ -103,18 +103,19 @@ def open_genotypes(path: str | Path, *, build: str | None = None, sample_file: s
 class GenotypeSet:
     """Genotypes of the same people in several files (one a chromosome), as one :class:`Genotypes`.
 
+    People are in the order of the first file; where another lists them otherwise they are found by name, and ``notes`` say so.
+
     Raises
     ------
     CohortError
-        When the files do not hold the same people in the same order.
+        When the files do not hold the same people.
     StudyError
         When they state different genome builds.
     """
 
     def __init__(self, sources: Sequence[Genotypes]) -> None:
         first = sources[0]
-        for source in sources[1:]:
-            _same_people(first, source)
+        self._orders = [_order_of(first, source) for source in sources]
         builds = {source.build for source in sources if source.build}
         if len(builds) > 1:
             raise StudyError("the files state different genome builds", where=first.paths[0].parent, got=", ".join(sorted(builds)))
@@ -126,15 +127,24 @@ class GenotypeSet:
         self.variants = pl.concat([source.variants for source in sources], how="diagonal")
         self.build = next(iter(builds), None)
         self.paths = tuple(path for source in sources for path in source.paths)
-        self.notes = tuple(f"{source.paths[0].name}: {note}" for source in sources for note in source.notes)
+        turned = "the people are in another order than in the first file; each was found by name"
+        notes = [
+            (source, note)
+            for source, order in zip(sources, self._orders, strict=True)
+            for note in (*([] if order is None else [turned]), *source.notes)
+        ]
+        self.notes = tuple(f"{source.paths[0].name}: {note}" for source, note in notes)
 
     def read(self, variants: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Block:
         """Read rows of the joint ``variants`` table (ascending) for rows of ``samples``."""
         rows = chosen(variants, self.variants.height)
         cuts = np.searchsorted(rows, self._starts)
+        people = slice(None) if samples is None else samples
         parts: list[NDArray[np.int8] | NDArray[np.int32]] = [
-            _at_scale(source.read(rows[low:high] - start, samples), self.scale)
-            for source, start, low, high in zip(self._sources, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
+            _at_scale(source.read(rows[low:high] - start, samples if order is None else order[people]), self.scale)
+            for source, order, start, low, high in zip(
+                self._sources, self._orders, self._starts[:-1], cuts[:-1], cuts[1:], strict=True
+            )
             if high > low or len(rows) == 0
         ]
         counts: NDArray[np.int32] = parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[assignment]
@@ -190,20 +200,25 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def _same_people(first: Genotypes, other: Genotypes) -> None:
+def _order_of(first: Genotypes, other: Genotypes) -> NDArray[np.int64] | None:
+    """Return the row in ``other`` of each sample of ``first``; None where they are the same rows."""
     mine, theirs = first.samples["participant_id"], other.samples["participant_id"]
+    if mine.equals(theirs):
+        return None
+    numbered = other.samples.select("participant_id").with_row_index("row")
+    rows = mine.to_frame().join(numbered, on="participant_id", how="left", maintain_order="left")["row"]
+    if len(mine) == len(theirs) and not rows.null_count():
+        return rows.to_numpy().astype(np.int64)
     if len(mine) != len(theirs):
         got = f"{len(mine)} and {len(theirs)} people"
-    elif (differ := (mine != theirs).arg_true()).len():
-        row = int(differ[0])
-        got = f"sample {row + 1} is {mine[row]!r} in one and {theirs[row]!r} in the other"
     else:
-        return
+        row = int(rows.is_null().arg_true()[0])
+        got = f"sample {row + 1} is {mine[row]!r} in one and is not in the other"
     raise CohortError(
-        "the files of the pattern hold different people, or in another order",
+        "the files of the pattern hold different people",
         where=f"{first.paths[0]} and {other.paths[0]}",
         got=got,
-        do="bring them to the same people and order, for example with plink2 --keep and --indiv-sort file",
+        do="bring them to the same people, for example with plink2 --keep",
     )
 
 

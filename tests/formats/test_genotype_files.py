@@ -69,8 +69,8 @@ def test_hard_calls_beside_dosages_are_brought_to_one_scale(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("names", "says"),
-    [("abcd", "5 and 4 people"), ("abced", "sample 4 is 'd' in one and 'e' in the other")],
-    ids=["fewer", "other order"],
+    [("abcd", "5 and 4 people"), ("abxed", "sample 3 is 'c' in one and is not in the other")],
+    ids=["fewer", "another person"],
 )
 def test_a_pattern_over_different_people(tmp_path: Path, names: str, says: str) -> None:
     for number, ids in (("1", "abcde"), ("2", names)):
@@ -80,6 +80,19 @@ def test_a_pattern_over_different_people(tmp_path: Path, names: str, says: str) 
         open_genotypes(tmp_path / "c*.bed")
     assert "c1.bed" in str(error.value)
     assert "c2.bed" in str(error.value)
+
+
+def test_people_in_another_order_are_found_by_name(chromosomes: tuple[str, np.ndarray], tmp_path: Path) -> None:
+    pattern, counts = chromosomes
+    turned = [3, 0, 4, 1, 2]
+    write_plink(tmp_path / "c2.bed", samples=people("daebc"), variants=variants("2", 3), blocks=[calls(2, 3)[:, turned]])
+    with closing(open_genotypes(pattern)) as source:
+        assert source.samples["participant_id"].to_list() == list("abcde")
+        np.testing.assert_array_equal(source.read(np.arange(13)).counts, counts)
+        np.testing.assert_array_equal(source.read(np.arange(13), np.array([4, 1])).counts, counts[:, [4, 1]])
+        assert source.notes == ("c2.bed: the people are in another order than in the first file; each was found by name",)
+        with closing(pickle.loads(pickle.dumps(source))) as copy:
+            np.testing.assert_array_equal(copy.read(np.arange(13)).counts, counts)
 
 
 def test_a_pattern_over_different_builds(tmp_path: Path) -> None:

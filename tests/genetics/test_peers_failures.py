@@ -246,6 +246,25 @@ def test_files_of_people_in_another_order_change_nothing(
     assert "in another order" not in clean.page
 
 
+def test_chromosomes_with_people_in_another_order_are_one_cohort(
+    scan: Callable[..., Scanned], files: Files, tmp_path: Path
+) -> None:
+    """The same threads: files over chromosomes whose people differ in order are refused, or mixed up."""
+    source = open_genotypes(files.genotypes)
+    for chromosome, order in (("1", np.arange(300)), ("2", np.random.default_rng(4).permutation(300))):
+        rows = (source.variants["chromosome"] == chromosome).arg_true().to_numpy().astype(np.int64)
+        write_plink(
+            tmp_path / f"chr{chromosome}.bed",
+            samples=source.samples[order],
+            variants=source.variants[rows],
+            blocks=[files.counts[rows][:, order]],
+        )
+    whole, parts = scan(), scan(genotypes=tmp_path / "chr*.bed")
+    for trait in ("height", "weight"):
+        assert_frame_equal(parts.trait(trait), whole.trait(trait), check_exact=True)
+    assert "chr2.bed: the people are in another order than in the first file" in parts.page
+
+
 def test_phased_bgen_with_men_on_x_is_read_as_plink_reads_it(
     scan: Callable[..., Scanned], files: Files, tmp_path: Path, program: Callable[[str], str]
 ) -> None:
