@@ -170,21 +170,23 @@ def _describe(number: int, locus: _Locus, lead: dict[str, Any], dimension_thresh
 
 def _evidence(results: Results, leads: pl.DataFrame) -> pl.DataFrame:
     """Return EVIDENCE: every lead over every trait."""
-    wanted = leads["row"].to_numpy()
-    names, group = results.traits["trait"].to_list(), results.traits["group"].to_numpy()
-    frames = []
-    for shard in results.shards(("beta", "standard_error", "n"), holding=wanted):
-        inside = np.flatnonzero(np.isin(wanted, shard.rows))
-        at = wanted[inside] - shard.rows[0]
-        beta, error = shard.beta[:, at].T.astype(np.float64), shard.standard_error[:, at].T.astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            strength = results.neg_log_10_p(beta / error, shard.n[group][:, at].T, np.arange(len(names))[None, :])
-        for i, locus in enumerate(inside):
-            columns = {"neg_log_10_p_value": strength[i], "beta": beta[i], "standard_error": error[i]}
-            frames.append(pl.DataFrame({"locus": [int(locus) + 1] * len(names), "trait": names, **columns}))
-    if not frames:
-        return pl.DataFrame(schema={c.name: c.dtype for c in EVIDENCE.columns})
-    return check(pl.concat(frames).with_columns(pl.col(pl.Float64).fill_nan(None)).sort("locus", maintain_order=True), EVIDENCE)
+    wanted = leads["row"].to_numpy().astype(np.int64)
+    names = results.traits["trait"].to_list()
+    numbers = np.full((3, len(wanted), len(names)), np.nan)  # −log10 p, beta, standard error
+    for rows, pieces in results.walk(wanted):
+        here = slice(*np.searchsorted(wanted, (rows[0], rows[-1] + 1)))
+        for piece in pieces:
+            numbers[:, here, piece.trait] = results.strength(piece), piece.beta, piece.standard_error
+    columns = ("neg_log_10_p_value", "beta", "standard_error")
+    table = pl.DataFrame(
+        {
+            "locus": np.repeat(np.arange(1, len(wanted) + 1), len(names)),
+            "trait": names * len(wanted),
+            **{name: pl.Series(values.ravel()).fill_nan(None) for name, values in zip(columns, numbers, strict=True)},
+        },
+        schema_overrides={"trait": pl.String},
+    )
+    return check(table, EVIDENCE)
 
 
 def _nearest(genes: pl.DataFrame, chromosome: str, position: int) -> tuple[str | None, int | None]:

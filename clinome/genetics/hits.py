@@ -42,14 +42,14 @@ class Hits:
         self._results = results
         self._p_value = p_value
         self._names = [*results.traits["trait"], "omnibus"]
-        self._level = np.full(len(self._names), -np.log10(p_value))  # −log10 p that a hit of a trait must reach
-        self._limit = z_of_neg_log10_p(self._level).astype(np.float32) * np.float32(_MARGIN)
+        self._limit = np.float32(_MARGIN * z_of_neg_log10_p(-np.log10(p_value)))
+        self._level = np.full(len(self._names), -np.log10(p_value))  # −log10 p from which hits of a trait are kept
         self._found: list[NDArray[Any]] = []
         self._held = self._total = 0
 
     def add(self, rows: NDArray[np.int64], z: NDArray[np.float32], piece: Piece) -> None:
         """Add one trait at ``rows`` (V,) of the variants, given its |z|."""
-        at = np.flatnonzero(z >= self._limit[piece.trait])
+        at = np.flatnonzero(z >= self._limit)
         if len(at):
             found = self._filled(rows[at], piece.trait, piece.n[at], self._results.strength(piece, at))
             found["effect_allele_frequency"] = piece.frequency[at]
@@ -59,7 +59,7 @@ class Hits:
     def add_omnibus(self, rows: NDArray[np.int64], strength: Floats) -> None:
         """Add the omnibus at ``rows`` (V,) of the variants, given its −log10 p."""
         number = len(self._names) - 1
-        at = np.flatnonzero(strength >= self._level[number])
+        at = np.flatnonzero(strength >= -np.log10(self._p_value))
         if len(at):
             found = self._filled(rows[at], number, sum(self._results.run["omnibus_people"]), strength[at])
             found["effect_allele_frequency"] = self._results.variants["effect_allele_frequency"].to_numpy()[rows[at]]
@@ -89,13 +89,12 @@ class Hits:
         share = MOST // len(self._names)
         last = found[rank == share - 1]
         self._level[last["trait"]] = last["neg_log_10_p_value"]
-        self._limit = z_of_neg_log10_p(self._level).astype(np.float32) * np.float32(_MARGIN)
         self._found = [found[rank < share]]
         self._held = len(self._found[0])
 
     def write(self) -> None:
         """Write ``hits.parquet`` beside the shards."""
-        if self._held > MOST:
+        if self._total > MOST:
             self._prune()
         found = np.concatenate([np.zeros(0, dtype=_HIT), *self._found])
         variants = self._results.variants

@@ -205,27 +205,31 @@ class Results:
         pieces = [self._piece(self._read(number, [trait]), p) for number in range(len(self._files))]
         return Piece(pieces[0].trait, *(np.concatenate(columns) for columns in list(zip(*pieces, strict=True))[1:]))
 
-    def walk(self) -> Iterator[tuple[NDArray[np.int64], Iterator[Piece]]]:
-        """Yield for every shard the rows of :attr:`variants` that it holds and, trait by trait, what it says of them."""
-        for number, (start, stop) in enumerate(self._bounds):
-            yield np.arange(start, stop), self._pieces(number)
+    def walk(self, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[NDArray[np.int64], Iterator[Piece]]]:
+        """Yield shard by shard the rows of :attr:`variants` that it holds and, trait by trait, what it says of them.
 
-    def _pieces(self, number: int) -> Iterator[Piece]:
+        ``rows`` (ascending): only these; shards that hold none of them are not read.
+        """
+        if rows is None:
+            for number, (start, stop) in enumerate(self._bounds):
+                yield np.arange(start, stop), self._pieces(number, None)
+            return
+        for number, at in self._parts(rows):
+            yield at + self._bounds[number][0], self._pieces(number, at)
+
+    def _pieces(self, number: int, at: NDArray[np.int64] | None) -> Iterator[Piece]:
         names = self.traits["trait"].to_list()
         for first in range(0, len(names), _BATCH):
             batch = names[first : first + _BATCH]
             frame = self._read(number, batch)
+            frame = frame if at is None else frame[at]
             for p in range(first, first + len(batch)):
                 yield self._piece(frame, p)
 
-    def shards(self, columns: tuple[str, ...] = Shard._fields[1:], *, holding: NDArray[np.int64] | None = None) -> Iterator[Shard]:
-        """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no rows.
-
-        ``holding``: only the shards that hold one of these rows; others are not read.
-        """
-        for number, (start, stop) in enumerate(self._bounds):
-            if holding is None or ((holding >= start) & (holding < stop)).any():
-                yield self._shard(number, start, columns)
+    def shards(self, columns: tuple[str, ...] = Shard._fields[1:]) -> Iterator[Shard]:
+        """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no rows."""
+        for number, (start, _stop) in enumerate(self._bounds):
+            yield self._shard(number, start, columns)
 
     def strengths(self, wanted: Mapping[str, NDArray[np.int64]]) -> dict[str, Floats]:
         """Return −log10 p at chosen rows of :attr:`variants`, trait by trait; each shard that holds one is read once.

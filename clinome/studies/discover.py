@@ -34,6 +34,7 @@ from clinome.formats.table import LoadedTable, read_checked, read_table
 from clinome.genetics.association import associate
 from clinome.genetics.clumping import find_loci, save_loci
 from clinome.genetics.export import RANKED, export, remove_export
+from clinome.genetics.hits import hit_notes
 from clinome.genetics.results import Results
 from clinome.genetics.selection import Selected, select
 from clinome.genetics.studywide import inflation_warnings, summarise, thresholds
@@ -334,6 +335,7 @@ def _summary(run: _Run, found: _Found, floor: _Found | None, table: LoadedTable 
         f"the omnibus over {name} is left out: {n:,} people have all of its traits, no more than traits and covariates"
         for name, n in counted.get("omnibus_left_out", {}).items()
     ]
+    notes += hit_notes(results)
     rows = headline(analysed, counted, found.loci.height, found.truth.line if found.truth else None)
     if floor is not None:
         said = f"{floor.loci.height} loci in {len(floor.analysed.flow.ids):,} people"

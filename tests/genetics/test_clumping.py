@@ -244,8 +244,8 @@ def test_thousands_of_hits_are_clumped_in_seconds_reading_each_shard_once(tmp_pa
     )
     evidence.write_parquet(tmp_path / "manhattan.parquet")
     read = []
-    shard = Results._shard
-    monkeypatch.setattr(Results, "_shard", lambda self, number, *rest: read.append(number) or shard(self, number, *rest))
+    part = Results._read
+    monkeypatch.setattr(Results, "_read", lambda self, number, *rest: read.append(number) or part(self, number, *rest))
     start = time.perf_counter()
     found = loci_of(made)
     assert time.perf_counter() - start < 30
