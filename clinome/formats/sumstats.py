@@ -143,7 +143,7 @@ def _checked(frame: pl.DataFrame, layout: Layout, *, where: str) -> pl.DataFrame
         if (~frame[name].is_finite()).any():
             raise SchemaError(f"column {name!r} holds an infinite number or NaN", where=where, expected="a number, or null")
     for name in ("variant_id", "chromosome", "effect_allele", "other_allele"):
-        blank = frame[name].str.contains(r"\s|^$")
+        blank = frame[name].str.contains(r"^$|\s")
         if blank.any():
             raise SchemaError(
                 f"column {name!r} holds a blank, which ends a value in this layout", where=where, got=frame[name].filter(blank)[0]
@@ -215,15 +215,16 @@ def p_text(neg_log_10_p_value: pl.Series) -> pl.Series:
     >>> p_text(pl.Series([0.0, 1.0, 400.25, None])).to_list()
     ['1.0', '0.1', '5.62341325e-401', None]
     """
-    minus = -neg_log_10_p_value
+    plain = (10.0**-neg_log_10_p_value).round_sig_figs(_DIGITS).cast(pl.String)
+    small = (neg_log_10_p_value >= 4).fill_null(False).arg_true()
+    if not len(small):
+        return plain
+    minus = -neg_log_10_p_value.gather(small)
     exponent = minus.floor()
-    frame = pl.DataFrame({"minus": minus, "exponent": exponent, "mantissa": (10.0 ** (minus - exponent)).round_sig_figs(_DIGITS)})
-    ten = pl.col("mantissa") >= 10.0  # rounded up to the next power
-    mantissa = pl.when(ten).then(1.0).otherwise("mantissa")
-    power = (pl.col("exponent") + ten.cast(pl.Float64)).cast(pl.Int64)
-    small = pl.concat_str(mantissa.cast(pl.String), pl.lit("e"), power.cast(pl.String))
-    plain = (10.0 ** pl.col("minus")).round_sig_figs(_DIGITS).cast(pl.String)
-    return frame.select(p=pl.when(pl.col("minus") > -4).then(plain).otherwise(small))["p"]
+    mantissa = (10.0 ** (minus - exponent)).round_sig_figs(_DIGITS)
+    ten = mantissa >= 10.0  # rounded up to the next power
+    frame = pl.DataFrame({"mantissa": mantissa.set(ten, 1.0), "power": (exponent + ten.cast(pl.Float64)).cast(pl.Int64)})
+    return plain.scatter(small, frame.select(pl.format("{}e{}", "mantissa", "power")).to_series())
 
 
 def read_sumstats(path: str | Path, *, trait: str | None = None) -> pl.DataFrame:
