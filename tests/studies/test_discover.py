@@ -132,6 +132,21 @@ def test_people_who_do_not_match_are_answered_with_a_guess(files: Files, tmp_pat
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+def test_on_a_terminal_some_who_do_not_match_are_shown_and_nowhere_else(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pl.read_csv(files.traits, separator="\t", null_values="NA")
+    joined = pl.when(pl.int_range(table.height) < 30).then("IID").otherwise(pl.format("{}_{}", "IID", "IID"))
+    table.with_columns(joined.alias("IID")).write_csv(files.traits, separator="\t", null_value="NA")
+    run_study(study_of(files), tmp_path / "quiet", report=False)
+    assert "person0030" not in capsys.readouterr().err
+    monkeypatch.setattr("clinome.core.progress._watched", True)
+    run_study(study_of(files), tmp_path / "out", report=False)
+    said = capsys.readouterr().err
+    assert "phenotypes: 300 people, 270 not in the genotypes ('person0030_person0030'" in said
+    assert "person0030" not in (tmp_path / "out" / "summary.json").read_text()
+
+
 def test_deepnull_and_components_join_the_covariates(files: Files, tmp_path: Path) -> None:
     study = study_of(
         files,
