@@ -14,7 +14,7 @@ def convert(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .bed or .pgen, .tsv or .tsv.gz; a folder for all traits of --results.", show_default=False
+            help="File to write: .bed or .pgen, .tsv or .tsv.gz; a folder for several traits of --results.", show_default=False
         ),
     ],
     genotypes: Annotated[
@@ -24,8 +24,13 @@ def convert(
     results: Annotated[Path | None, typer.Option(help="Result folder, as 'clinome run' or 'clinome gwas' wrote it.")] = None,
     layout: Annotated[Layout | None, typer.Option(help="Layout of the summary statistics to write.")] = None,
     trait: Annotated[
-        str | None, typer.Option(help="The trait of --results to write (all without it), or the name of that of --sumstats.")
+        list[str] | None,
+        typer.Option(help="A trait of --results to write, may be repeated (all without it); or the name of that of --sumstats."),
     ] = None,
+    region: Annotated[
+        list[str] | None, typer.Option(help="Region of --results to write: chr:from-to or chr; may be repeated.")
+    ] = None,
+    p_value: Annotated[float | None, typer.Option(help="Largest p-value of --results to write.")] = None,
     keep: Annotated[Path | None, typer.Option(help="List of people to keep (IID, or FID IID), with --genotypes.")] = None,
     extract: Annotated[Path | None, typer.Option(help="List of ids of variants to keep, with --genotypes.")] = None,
     sample: Annotated[Path | None, typer.Option(help="The .sample file of a BGEN.")] = None,
@@ -39,18 +44,23 @@ def convert(
 
         clinome convert --results biobank-gwas --layout regenie --out regenie
 
+        clinome convert --results biobank-gwas --layout plink2 --trait dim03 --region 6:25000000-34000000 --out hla.tsv
+
         clinome convert --sumstats t.regenie.gz --layout plink2 --out t.glm.gz
     """
     from clinome.core.errors import StudyError
     from clinome.genetics.convert import genotype_file, result_files, statistics_file
+    from clinome.genetics.export import Part
 
     sources = {"--genotypes": genotypes, "--sumstats": sumstats, "--results": results}
     given = [name for name, value in sources.items() if value is not None]
     if len(given) != 1:
         raise StudyError("one source is converted at a time", got=" and ".join(given) or "none", expected=" or ".join(sources))
     of_genotypes = {"--keep": keep, "--extract": extract, "--sample": sample, "--build": build}
+    of_results = {"--region": region, "--p-value": p_value}
     of_statistics = {"--layout": layout, "--trait": trait}
-    for name, value in (of_statistics if genotypes is not None else of_genotypes).items():
+    strange = (of_statistics if genotypes is not None else of_genotypes) | ({} if results is not None else of_results)
+    for name, value in strange.items():
         if value is not None:
             raise StudyError(f"{name} does not go with {given[0]}", do=f"leave {name} out")
     if genotypes is not None:
@@ -62,7 +72,10 @@ def convert(
     if layout is None:
         raise StudyError(f"{given[0]} needs a layout", expected=" or ".join(f"--layout {choice.value}" for choice in Layout))
     if sumstats is not None:
-        typer.echo(f"{statistics_file(sumstats, out, layout=layout.value, trait=trait):,} variants: {out}")
+        if trait and len(trait) > 1:
+            raise StudyError("a file of summary statistics holds one trait", got=", ".join(trait), do="give --trait once")
+        typer.echo(f"{statistics_file(sumstats, out, layout=layout.value, trait=trait[0] if trait else None):,} variants: {out}")
     elif results is not None:
-        for file in result_files(results, out, layout=layout.value, trait=trait):
+        part = Part(tuple(trait or ()), tuple(region or ()), 1.0 if p_value is None else p_value)
+        for file in result_files(results, out, layout=layout.value, part=part):
             typer.echo(file)

@@ -21,7 +21,7 @@ from clinome.formats.genotype_files import convert_genotypes, open_genotypes
 from clinome.formats.gwas_ssf import Metadata
 from clinome.formats.sumstats import Layout, read_sumstats, write_sumstats
 from clinome.formats.table import existing, read_id_list
-from clinome.genetics.export import RANKED, export, metadata_of
+from clinome.genetics.export import RANKED, WHOLE, Part, export, metadata_of
 from clinome.genetics.results import Results
 
 _BESIDE = {".bed": (".bim", ".fam"), ".pgen": (".pvar", ".psam")}
@@ -95,11 +95,11 @@ def statistics_file(source: str | Path, out: str | Path, *, layout: Layout, trai
     return frame.height
 
 
-def result_files(folder: str | Path, out: str | Path, *, layout: Layout, trait: str | None = None) -> list[Path]:
-    """Write the summary statistics of a finished scan: of ``trait`` to the file ``out``, or of every trait into the folder ``out``.
+def result_files(folder: str | Path, out: str | Path, *, layout: Layout, part: Part = WHOLE) -> list[Path]:
+    """Write ``part`` of the summary statistics of a finished scan: one trait to the file ``out``, several into the folder ``out``.
 
-    ``folder`` is what `clinome run` or `clinome gwas` wrote to. With all traits the table ``traits.tsv`` says which file is
-    whose. ``trait`` may also be 'omnibus' (no beta).
+    ``folder`` is what `clinome run` or `clinome gwas` wrote to. With several traits the table ``traits.tsv`` says which file is
+    whose. A trait may also be 'omnibus' (no beta).
 
     Raises
     ------
@@ -113,16 +113,18 @@ def result_files(folder: str | Path, out: str | Path, *, layout: Layout, trait: 
             "the folder holds no finished scan", where=folder, do="name the folder that clinome run or clinome gwas wrote to"
         )
     results, (source, note) = Results(store), _said_of(folder)
-    if trait is None:
-        return [out / file for file in export(results, out, layout=layout, source=source, note=note)["file"]]
     known = results.traits["trait"].to_list()
-    if trait not in known and trait.split(":")[0] != "omnibus":
-        near = difflib.get_close_matches(trait, known, 3) or known[:8]
-        raise StudyError("the scan has no such trait", where=folder, got=repr(trait), expected=", ".join(near))
+    for trait in part.traits:
+        if trait not in known and trait.split(":")[0] != "omnibus":
+            near = difflib.get_close_matches(trait, known, 3) or known[:8]
+            raise StudyError("the scan has no such trait", where=folder, got=repr(trait), expected=", ".join(near))
+    if len(part.traits) != 1:
+        return [out / file for file in export(results, out, layout=layout, source=source, note=note, part=part)["file"]]
+    (trait,) = part.traits
     if out.is_dir():
         raise StudyError("one trait is written to a file, not into a folder", where=out, do="name a file, e.g. trait.tsv.gz")
     about = metadata_of(results, trait, source=source, note=note)
-    return [write_sumstats(out, results.frames(trait), layout=layout, metadata=about)]
+    return [write_sumstats(out, part.frames(results, trait), layout=layout, metadata=about)]
 
 
 def _said_of(folder: Path) -> tuple[str, str | None]:

@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 import clinome
-from clinome.core.errors import OutputError
+from clinome.core.errors import OutputError, StudyError
 from clinome.core.files import file_name, replacing
 from clinome.core.progress import track
 from clinome.formats.gwas_ssf import Metadata, metadata_path
 from clinome.formats.sumstats import Layout, write_sumstats
 from clinome.genetics.results import Results
+from clinome.genetics.selection import Selection, select
 
 RANKED = "beta is in standard deviations of the trait's rank-normalised residuals on the covariates"
 REFERENCE_FIRST = (".pgen", ".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")  # a BGEN does not say: PLINK 2 writes the reference last
 
 
-def export(results: Results, out: str | Path, *, layout: Layout, source: str = "", note: str | None = None) -> pl.DataFrame:
-    """Write ``out/<trait>.<layout>.tsv.gz`` for every trait and return the table ``trait, file``.
+@dataclass(frozen=True)
+class Part:
+    """What of a scan is written: ``traits`` (none named: all), in ``regions`` (chr:from-to, chr), with p at most ``p_value``."""
+
+    traits: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    p_value: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a p-value that is none."""
+        if not 0 < self.p_value <= 1:
+            raise StudyError("the largest p-value to write is out of range", got=self.p_value, expected="more than 0, at most 1")
+
+    def frames(self, results: Results, trait: str) -> Iterator[pl.DataFrame]:
+        """Yield SUMMARY_STATISTICS of one trait; where p is limited, without the variants that have no estimate."""
+        if self.regions:
+            rows = select(results.variants, Selection(regions=self.regions)).rows
+            frames = iter([results.table(rows, [trait])])
+        else:
+            frames = results.frames(trait)
+        for frame in frames:
+            yield frame if self.p_value == 1 else frame.filter(pl.col("neg_log_10_p_value") >= -np.log10(self.p_value))
+
+
+WHOLE = Part()
+
+
+def export(
+    results: Results, out: str | Path, *, layout: Layout, source: str = "", note: str | None = None, part: Part = WHOLE
+) -> pl.DataFrame:
+    """Write ``out/<trait>.<layout>.tsv.gz`` for every trait, or those of ``part``, and return the table ``trait, file``.
 
     ``out/traits.tsv`` holds that table, with the files of other layouts that were written before. Files of this layout that
     an earlier scan left there and that this one does not write are removed, so that no trait has an answer of another scan.
@@ -36,11 +68,13 @@ def export(results: Results, out: str | Path, *, layout: Layout, source: str = "
     out = Path(out)
     before = _listed(out / "traits.tsv")
     taken: set[str] = set()
-    files = [f"{file_name(trait, taken)}.{layout}.tsv.gz" for trait in results.traits["trait"]]
-    for trait, file, n in track(list(zip(results.traits["trait"], files, results.traits["n"], strict=True)), f"export as {layout}"):
-        about = metadata_of(results, trait, source=source, note=note, sample_size=int(n))
-        write_sumstats(out / file, results.frames(trait), layout=layout, metadata=about)
-    names = pl.DataFrame({"trait": results.traits["trait"], "file": files})
+    traits = list(dict.fromkeys(part.traits)) or results.traits["trait"].to_list()
+    files = [f"{file_name(trait, taken)}.{layout}.tsv.gz" for trait in traits]
+    people = dict(results.traits.select("trait", "n").iter_rows())
+    for trait, file in track(list(zip(traits, files, strict=True)), f"export as {layout}"):
+        about = metadata_of(results, trait, source=source, note=note, sample_size=people.get(trait))
+        write_sumstats(out / file, part.frames(results, trait), layout=layout, metadata=about)
+    names = pl.DataFrame({"trait": traits, "file": files})
     mine = before["file"].str.ends_with(f".{layout}.tsv.gz")
     _remove(out, set(before.filter(mine)["file"]) - set(files))
     with replacing(out / "traits.tsv") as temporary:

@@ -16,6 +16,7 @@ from toolkit.biobank import Files, write_files
 from toolkit.command import Said, say
 from toolkit.plink2 import copies
 from toolkit.plink2 import run as run_program
+from toolkit.store import store
 
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.sumstats import LAYOUTS, Layout, read_sumstats
@@ -30,10 +31,11 @@ def files(tmp_path: Path) -> Files:
 
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """Run the command with the given options."""
+    """Run the command with the given options; a list repeats one."""
 
     def call(**options: object) -> Said:
-        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        given = [(name, value) for name, some in options.items() for value in (some if isinstance(some, list) else [some])]
+        words = [word for name, value in given for word in (f"--{name.replace('_', '-')}", value)]
         return say(["convert", *words], monkeypatch, capsys)
 
     return call
@@ -145,6 +147,29 @@ def test_all_traits_of_a_folder_with_their_metadata(scan: Path, tmp_path: Path, 
     assert filecmp.cmp(tmp_path / "one.tsv.gz", tmp_path / "ssf" / "weight.gwas-ssf.tsv.gz", shallow=False)
 
 
+def test_a_region_of_some_traits_up_to_a_p_value(tmp_path: Path, convert: Callable[..., Said]) -> None:
+    """Trait names as people give them: with commas, blanks and slashes, and alike in capitals."""
+    names = ["HDL, fasting", "HDL/LDL", "hdl ldl", "height"]
+    t = np.random.default_rng(3).normal(size=(4, 600))
+    results = store(tmp_path / "scan", t, names=names, chromosomes=["1"] * 300 + ["X"] * 300, shard_size=250)
+    wanted = names[:3]
+    given = {"results": tmp_path / "scan", "layout": "plink2", "trait": wanted, "p_value": 0.05}
+    assert convert(**given, region=["chr1:200-280", "X:301-320"], out=tmp_path / "out").code == 0
+    table = pl.read_csv(tmp_path / "out" / "traits.tsv", separator="\t")
+    assert table["trait"].to_list() == wanted
+    assert table["file"].str.to_lowercase().n_unique() == 3
+    inside = pl.col("position").is_between(200, 280) | pl.col("position").is_between(301, 320)
+    for name, file in table.iter_rows():
+        expected = results.trait(name).filter(inside, pl.col("neg_log_10_p_value") >= -np.log10(0.05))
+        assert expected.height > 0
+        assert_frame_equal(read_sumstats(tmp_path / "out" / file, trait=name), expected, rel_tol=1e-7, abs_tol=1e-9)
+    one = convert(results=tmp_path / "scan", layout="regenie", trait="height", p_value=1e-300, out=tmp_path / "none.tsv")
+    assert one.code == 0
+    assert read_sumstats(tmp_path / "none.tsv").height == 0
+    refused(convert(**given | {"p_value": 0}, out=tmp_path / "x"), "largest p-value", "more than 0, at most 1")
+    refused(convert(**given, region="2:1-10", out=tmp_path / "x"), "no variant lies in the region")
+
+
 def test_the_programs_own_files_become_gwas_ssf(
     real_data: Callable[[str], Path], tmp_path: Path, convert: Callable[..., Said]
 ) -> None:
@@ -162,6 +187,9 @@ def test_the_programs_own_files_become_gwas_ssf(
         ({"genotypes": "a.bed", "sumstats": "b.tsv"}, ("--genotypes and --sumstats",)),
         ({"genotypes": "a.bed", "layout": "regenie"}, ("--layout does not go with --genotypes",)),
         ({"results": "r", "layout": "regenie", "keep": "k"}, ("--keep does not go with --results",)),
+        ({"genotypes": "a.bed", "region": "1:1-9"}, ("--region does not go with --genotypes",)),
+        ({"sumstats": "b.tsv", "layout": "regenie", "p_value": 0.1}, ("--p-value does not go with --sumstats",)),
+        ({"sumstats": "b.tsv", "layout": "regenie", "trait": ["a", "b"]}, ("holds one trait", "a, b")),
         ({"results": "r"}, ("--results needs a layout", "--layout gwas-ssf")),
         ({"sumstats": "nowhere.tsv", "layout": "regenie"}, ("nowhere.tsv",)),
         ({"results": "nowhere", "layout": "regenie"}, ("the folder holds no finished scan", "nowhere")),

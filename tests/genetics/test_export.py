@@ -6,8 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 from toolkit.genotypes import array_genotypes, random_counts
+from toolkit.store import store
 
 import clinome
+from clinome.formats.sumstats import read_sumstats
 from clinome.genetics.association import associate
 from clinome.genetics.export import export
 from clinome.genetics.results import Results
@@ -19,6 +21,20 @@ def results(tmp_path: Path) -> Results:
     genotypes = array_genotypes(random_counts(generator, 10, 60))
     traits = pl.DataFrame({"participant_id": genotypes.samples["participant_id"], "y": generator.normal(size=60)})
     return associate(genotypes, traits, out=tmp_path / "gwas")
+
+
+def test_every_trait_has_a_file_of_its_own_however_alike_the_names_are(tmp_path: Path) -> None:
+    names = ["a/b", "a b", "A,b", "a_b", "a_b_2", "..", "b" * 300]
+    t = np.random.default_rng(2).normal(size=(len(names), 40))
+    results = store(tmp_path / "gwas", t, names=names)
+    table = export(results, tmp_path / "out", layout="regenie")
+    assert table["trait"].to_list() == names
+    assert table["file"].str.to_lowercase().n_unique() == len(names)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*table["file"], "traits.tsv"])
+    assert pl.read_csv(tmp_path / "out" / "traits.tsv", separator="\t").equals(table)
+    for name, file in table.iter_rows():
+        beta = read_sumstats(tmp_path / "out" / file)["beta"].to_numpy()
+        np.testing.assert_allclose(beta, results.trait(name)["beta"].to_numpy(), rtol=1e-8)
 
 
 @pytest.mark.parametrize(
