@@ -11,12 +11,13 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from clinome.core.progress import track
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
+_function: Callable[[Any], Any]  # of a worker process: what it was started for
 
 
 def map_shards(
@@ -27,8 +28,8 @@ def map_shards(
     Parameters
     ----------
     function
-        A pure function of its shard; with several processes it and its shard must pickle (a module-level function or a
-        ``functools.partial`` of one).
+        A pure function of its shard; with several processes it and the shards must pickle (a module-level function or a
+        ``functools.partial`` of one). It travels to each process once, so that it may carry large arrays.
     processes
         1 runs here; more start fresh interpreters (``spawn``), so nothing is inherited but what is passed.
 
@@ -41,9 +42,19 @@ def map_shards(
         yield from track(map(function, shards), title, total=len(shards))
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(shards)), mp_context=context) as pool:
+    count = min(processes, len(shards))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(function,)) as pool:
         try:
-            yield from track(pool.map(function, shards), title, total=len(shards))
+            yield from track(pool.map(_call, shards), title, total=len(shards))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _start(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call(shard: Any) -> Any:
+    return _function(shard)

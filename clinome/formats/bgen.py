@@ -67,6 +67,8 @@ class BgenGenotypes:
         When two people share an id.
     """
 
+    concurrent = False
+
     def __init__(self, path: str | Path, *, build: str | None = None, sample_file: str | Path | None = None) -> None:
         path = Path(path)
         self._header = read_header(path)

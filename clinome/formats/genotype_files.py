@@ -134,6 +134,7 @@ class GenotypeSet:
             for note in (*([] if order is None else [turned]), *source.notes)
         ]
         self.notes = tuple(f"{source.paths[0].name}: {note}" for source, note in notes)
+        self.concurrent = all(source.concurrent for source in sources)
 
     def read(self, variants: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Block:
         """Read rows of the joint ``variants`` table (ascending) for rows of ``samples``."""

@@ -67,7 +67,8 @@ class Genotypes(Protocol):
     ``samples`` has one row a sample in file order: ``participant_id`` (IID), ``family_id`` (FID or null), ``sex`` ('male',
     'female' or null). ``variants`` follows ``core.schema.VARIANTS``, in file order. ``build`` is 'GRCh37', 'GRCh38', another
     assembly's name, or None when neither the file nor the caller states it. ``paths`` are the files that were opened
-    (for checksums). ``notes`` are sentences for the log (ids that were filled in, duplicates, what was assumed).
+    (for checksums). ``notes`` are sentences for the log (ids that were filled in, duplicates, what was assumed). ``concurrent``
+    says whether several threads may read at once.
     """
 
     samples: pl.DataFrame
@@ -75,6 +76,7 @@ class Genotypes(Protocol):
     build: str | None
     paths: tuple[Path, ...]
     notes: tuple[str, ...]
+    concurrent: bool
 
     def read(self, variants: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Block:
         """Read the given rows of ``variants`` (ascending) for the given rows of ``samples`` (any order; None is all)."""

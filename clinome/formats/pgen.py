@@ -56,6 +56,8 @@ class PgenGenotypes:
         When two people share an IID.
     """
 
+    concurrent = False
+
     def __init__(self, path: str | Path, *, build: str | None = None) -> None:
         path = Path(path)
         header = read_header(path)

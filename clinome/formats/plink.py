@@ -66,6 +66,8 @@ class PlinkGenotypes:
         When two people share an IID.
     """
 
+    concurrent = True
+
     def __init__(self, path: str | Path, *, build: str | None = None) -> None:
         path = Path(path)
         bim, fam = path.with_suffix(".bim"), path.with_suffix(".fam")
@@ -86,16 +88,23 @@ class PlinkGenotypes:
         stored = rows if self._rows is None else self._rows[rows]
         cuts = [0, *(np.flatnonzero(np.diff(stored) != 1) + 1), len(rows)]  # neighbours are read at once
         for start, stop in pairwise(cuts):
-            run = packed[start:stop]
-            self._file.seek(len(MAGIC) + (int(stored[start]) * self._row_bytes if len(run) else 0))
-            if self._file.readinto(run.data) != run.nbytes:
-                raise FormatError("the file became shorter while it was read", where=self.paths[0], do="run the command again")
-        counts = _DECODE[packed].view(np.int8)
+            if stop > start:
+                self._read_at(int(stored[start]), packed[start:stop])
+        counts = _DECODE.take(packed).view(np.int8)
         if samples is None:
             counts = np.ascontiguousarray(counts[:, : self.samples.height])
         else:
             counts = counts.take(chosen(samples, self.samples.height, "samples", ascending=False), axis=1)
         return Block(rows, counts, 1)
+
+    def _read_at(self, row: int, packed: NDArray[np.uint8]) -> None:
+        """Fill ``packed`` from a stored row on; no position is shared, so that threads may read at once."""
+        place, left = len(MAGIC) + row * self._row_bytes, memoryview(packed.data).cast("B")
+        while len(left):
+            read = os.preadv(self._file.fileno(), [left], place)
+            if not read:
+                raise FormatError("the file became shorter while it was read", where=self.paths[0], do="run the command again")
+            place, left = place + read, left[read:]
 
     def close(self) -> None:
         """Close the .bed."""

@@ -63,6 +63,8 @@ class VcfGenotypes:
         When two samples have the same name.
     """
 
+    concurrent = False
+
     def __init__(self, path: str | Path, *, build: str | None = None, field: Literal["GT", "DS"] | None = None) -> None:
         path = Path(path)
         self.paths: tuple[Path, ...] = (path,)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinome.core.errors import StudyError
+from clinome.stats.exact import Columns, Counts
 from clinome.stats.hwe import hardy_weinberg
+from clinome.stats.moments import Cells
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +21,7 @@ class Filters:
     """Thresholds; None is off. A variant is kept when it meets all of them over the people of the scan.
 
     ``maf``: least minor-allele frequency; ``mac``: least minor-allele count; ``missing``: largest share of missing genotypes;
-    ``hwe``: least p of the exact Hardy–Weinberg test (hard calls, all people; X, Y and MT are not tested); ``info``: least
+    ``hwe``: least p of the exact Hardy–Weinberg test (hard calls; women on X, nobody on Y and MT); ``info``: least
     imputation INFO of the file (a variant without INFO is kept).
     """
 
@@ -36,56 +38,73 @@ class Filters:
             if value is not None and not 0 <= value <= most:
                 raise StudyError(f"the filter {name} is out of range", got=value, expected=f"0 to {most:g}")
 
-
-class Counted(NamedTuple):
-    """Per variant of a block (V,): frequency of the effect allele, share missing, and the first filter it fails ('' if none)."""
-
-    frequency: Floats
-    missing_share: Floats
-    failed: NDArray[np.str_]
+    @property
+    def counting(self) -> bool:
+        """Whether genotypes must be counted before the scan."""
+        return any(value is not None for value in (self.maf, self.mac, self.missing, self.hwe))
 
 
-def count(
-    counts: NDArray[np.int8] | NDArray[np.int32],
-    scale: int,
-    info: Floats | None,
-    filters: Filters,
-    *,
-    autosomal: NDArray[np.bool_] | None = None,
-) -> Counted:
-    """Count alleles over all people (columns) of ``counts`` and apply ``filters``.
+class Tally(NamedTuple):
+    """Per variant (V,): how many people are observed, the sum of their counts, and of the squares."""
 
-    ``autosomal`` (V,) says where the Hardy–Weinberg test applies (None: everywhere): men have one X.
+    observed: Floats
+    total: Floats
+    squares: Floats
+
+
+def tally(counts: Counts, people: Columns) -> list[Tally]:
+    """Count alleles of ``counts`` (V, N; −1 missing) over sets of people: one 0/1 column (N,) of ``people`` a set."""
+    cells = Cells.of(counts)
+    gone = cells.summed(people)
+    squared = counts * counts if counts.dtype == np.int8 else counts.astype(np.int64) ** 2
+    total, squares = (people.product(values).T for values in (counts, squared))
+    observed = np.repeat(people.integers.sum(axis=0).astype(np.float64)[:, None], len(counts), axis=1)
+    total[:, cells.rows] += gone  # a missing count is −1, and so is 1 among the squares
+    squares[:, cells.rows] -= gone
+    observed[:, cells.rows] -= gone
+    return [Tally(*parts) for parts in zip(observed, total, squares, strict=True)]
+
+
+def failed(
+    counted: Tally, *, n: int, scale: int, copies: int, filters: Filters, info: Floats | None, hwe: Tally | None
+) -> NDArray[np.str_]:
+    """Name for each variant (V,) the first filter that it does not pass, or ''.
+
+    Parameters
+    ----------
+    counted
+        Over the ``n`` people of the scan.
+    copies
+        How many copies of the allele a count of 2 × ``scale`` stands for: 1 on haploid chromosomes.
+    hwe
+        Counts over the people in whom Hardy–Weinberg proportions are expected; None: nobody.
     """
-    n = counts.shape[1]
-    gaps = (counts < 0).sum(axis=1)
-    observed = n - gaps
-    total = counts.sum(axis=1, dtype=np.int64) + gaps  # a missing count is −1
-    frequency = np.where(observed > 0, total / np.maximum(2 * scale * observed, 1), np.nan)
-    missing_share = gaps / max(n, 1)
-    minor = np.minimum(frequency, 1 - frequency)
-    failed = np.full(len(counts), "", dtype="<U8")
+    result = np.full(len(counted.total), "", dtype="<U8")
 
     def leave_out(name: str, bad: NDArray[np.bool_]) -> None:
-        failed[(failed == "") & bad] = name
+        result[(result == "") & bad] = name
 
+    alleles = 2 * scale * counted.observed
+    minor = np.minimum(counted.total, alleles - counted.total)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        frequency = minor / alleles
     if filters.missing is not None:
-        leave_out("missing", missing_share > filters.missing)
+        leave_out("missing", 1 - counted.observed / max(n, 1) > filters.missing)
     if filters.maf is not None:
-        leave_out("maf", ~(minor >= filters.maf))
+        leave_out("maf", ~(frequency >= filters.maf))
     if filters.mac is not None:
-        leave_out("mac", ~(np.minimum(total, 2 * scale * observed - total) / scale >= filters.mac))
+        leave_out("mac", ~(minor * copies / (2 * scale) >= filters.mac))
     if filters.info is not None and info is not None:
         leave_out("info", info < filters.info)
-    if filters.hwe is not None:
+    if filters.hwe is not None and hwe is not None:
         if scale != 1:
             raise StudyError(
                 "the Hardy–Weinberg filter needs hard calls; this file holds dosages", do="leave --hwe out, or use --info"
             )
-        tested = failed == "" if autosomal is None else (failed == "") & autosomal
-        rows = np.flatnonzero(tested)
-        homozygotes, heterozygotes, others = ((counts[rows] == k).sum(axis=1) for k in (2, 1, 0))
-        low = np.zeros(len(counts), dtype=np.bool_)
-        low[rows] = hardy_weinberg(homozygotes, heterozygotes, others) < filters.hwe
+        rows = np.flatnonzero(result == "")
+        observed, total, squares = (values[rows].astype(np.int64) for values in hwe)
+        homozygotes, heterozygotes = (squares - total) // 2, 2 * total - squares
+        low = np.zeros(len(result), dtype=np.bool_)
+        low[rows] = hardy_weinberg(homozygotes, heterozygotes, observed - homozygotes - heterozygotes) < filters.hwe
         leave_out("hwe", low)
-    return Counted(frequency, missing_share, failed)
+    return result

@@ -9,6 +9,8 @@
                              n:<group>                             int32, people with trait and genotype
                              frequency:<group>                     float32, of the effect allele among them
                              omnibus:<set>                         float64, −log10 p
+                             more:<group>                          int8, covariates beyond the trait's rank (sex on X), in
+                                                                   scans where ranks change
 
 A column is one piece of the file, so reading a few traits costs their bytes alone. A shard is written under a temporary name and
 renamed: one that is there is whole.
@@ -39,7 +41,8 @@ REASONS = {1: "no variation", 2: "collinear with the covariates", 3: "too few pe
 
 class Shard(NamedTuple):
     """Results of V variants, a row a trait: ``rows`` (V,) of a table of variants, ``beta`` and ``standard_error`` (P, V) over
-    traits, ``n`` and ``frequency`` (G, V) over groups of traits, ``omnibus`` (S, V) over omnibus sets, −log10 p.
+    traits, ``n`` and ``frequency`` (G, V) over groups of traits, ``omnibus`` (S, V) over omnibus sets, −log10 p; ``more`` (G, V):
+    by how many covariate columns the model of a variant exceeds the trait's ``rank`` (sex on chromosome X); no rows: by none.
     """
 
     rows: NDArray[np.int64]
@@ -48,46 +51,67 @@ class Shard(NamedTuple):
     n: NDArray[np.int32]
     frequency: NDArray[np.float32]
     omnibus: Floats
+    more: NDArray[np.int8] = np.zeros((0, 0), np.int8)
 
 
 GENOME_WIDE = 5e-8
 _BATCH = 256  # traits of a shard that are read at once
 PLACE = ("variant_id", "chromosome", "position", "effect_allele", "other_allele", "info")
 _NUMBERS = {
-    "effect_allele_frequency": pl.Float64,
-    "n": pl.Int64,
-    "beta": pl.Float64,
-    "standard_error": pl.Float64,
-    "neg_log_10_p_value": pl.Float64,
+    "effect_allele_frequency": np.float64,
+    "n": np.int64,
+    "beta": np.float64,
+    "standard_error": np.float64,
+    "neg_log_10_p_value": np.float64,
 }
-_TYPES = {"beta": np.float32, "standard_error": np.float32, "n": np.int32, "frequency": np.float32, "omnibus": np.float64}
+_TYPES = {
+    "beta": np.float32,
+    "standard_error": np.float32,
+    "n": np.int32,
+    "frequency": np.float32,
+    "omnibus": np.float64,
+    "more": np.int8,
+}
 
 
-def shard_frame(shard: Shard, *, traits: Sequence[str], omnibus_sets: Sequence[str] = ()) -> pl.DataFrame:
-    """Lay a shard out as the columns of its file; ``traits`` and ``omnibus_sets`` name the rows of its arrays."""
+def shard_frame(
+    shard: Shard, *, traits: Sequence[str], omnibus_sets: Sequence[str] = (), ranks_change: bool = False
+) -> pl.DataFrame:
+    """Lay a shard out as the columns of its file; ``traits`` and ``omnibus_sets`` name the rows of its arrays.
+
+    ``ranks_change``: some variants of the scan have other covariates than others, so that ``more`` is kept.
+    """
     columns = [pl.Series("source_row", shard.rows, dtype=pl.Int64)]
-    names = _names(traits, len(shard.n), omnibus_sets)
+    names = _names(traits, len(shard.n), omnibus_sets, ranks_change)
     for kind, dtype in _TYPES.items():
-        values = np.asarray(getattr(shard, kind), dtype=dtype)
-        columns += [pl.Series(name, row) for name, row in zip(names[kind], values, strict=True)]
+        if names[kind]:
+            values = np.asarray(getattr(shard, kind), dtype=dtype)
+            columns += [pl.Series(name, row) for name, row in zip(names[kind], values, strict=True)]
     return pl.DataFrame(columns)
 
 
-def _names(traits: Sequence[str], n_groups: int, omnibus_sets: Sequence[str]) -> dict[str, list[str]]:
+def _names(traits: Sequence[str], n_groups: int, omnibus_sets: Sequence[str], ranks_change: bool) -> dict[str, list[str]]:
     """Return the names of a shard's columns by kind."""
     groups = [str(i) for i in range(n_groups)]
     over = {"beta": traits, "standard_error": traits, "n": groups, "frequency": groups, "omnibus": omnibus_sets}
+    over["more"] = groups if ranks_change else []
     return {kind: [f"{kind}:{name}" for name in names] for kind, names in over.items()}
 
 
 class Piece(NamedTuple):
-    """One trait (``trait``: its row in the table of traits) at V variants: arrays (V,), NaN where there is no estimate."""
+    """One trait (``trait``: its row in the table of traits) at V variants: arrays (V,) as in :class:`Shard`."""
 
     trait: int
     beta: NDArray[np.float32]
     standard_error: NDArray[np.float32]
     n: NDArray[np.int32]
     frequency: NDArray[np.float32]
+    more: NDArray[np.int8]
+
+    @property
+    def worth(self) -> NDArray[np.int32]:
+        """People less the covariates beyond the trait's rank: what degrees of freedom are counted from."""
+        return self.n - self.more
 
     def t(self, at: NDArray[np.int64] | slice = slice(None)) -> Floats:
         """Return beta / standard error, everywhere or at some places."""
@@ -151,13 +175,16 @@ class Results:
         StudyError
             When the scan has no such chromosome or trait.
         """
+        return self.table(self.rows_within(chromosome, start, end), self._traits if traits is None else traits)
+
+    def rows_within(self, chromosome: str, start: int, end: int) -> NDArray[np.int64]:
+        """Return the rows of :attr:`variants` at the positions ``start`` to ``end``; of the table only places are read."""
         places = pl.scan_parquet(self._variants).select("chromosome", "position").with_row_index("row")
         here = places.filter(chromosome=chromosome).collect()
         if not here.height:
             known = places.select(pl.col("chromosome").unique(maintain_order=True)).collect()["chromosome"]
             raise StudyError(f"the scan has no chromosome {chromosome!r}", where=self.folder, expected=", ".join(known[:40]))
-        rows = here.filter(pl.col("position").is_between(start, end))["row"].to_numpy().astype(np.int64)
-        return self.table(rows, self.traits["trait"].to_list() if traits is None else traits)
+        return here.filter(pl.col("position").is_between(start, end))["row"].to_numpy().astype(np.int64)
 
     def hits(self, p_value: float = GENOME_WIDE) -> pl.DataFrame:
         """Return SUMMARY_STATISTICS of every variant and trait, the omnibus included, with p ≤ ``p_value``, in order of place.
@@ -185,15 +212,19 @@ class Results:
     def table(self, rows: NDArray[np.int64], tests: Sequence[str]) -> pl.DataFrame:
         """Return SUMMARY_STATISTICS of traits or omnibus tests at ``rows`` (ascending) of the variants, one test after another."""
         variants = self._variants_at(rows)
-        place = variants.select(name for name in PLACE if name in variants.columns)
-        read = [self._read(number, tests)[at] for number, at in self._parts(rows)]
-        tables = []
-        for test in tests:
-            numbers = pl.concat([pl.DataFrame(schema=_NUMBERS), *(self._numbers(frame, test) for frame in read)])
-            if self._number(test) is None:
-                numbers = numbers.with_columns(variants["effect_allele_frequency"])
-            tables.append(place.with_columns(pl.lit(test).alias("trait")).hstack(numbers))
-        return pl.concat(tables)
+        frequency = variants["effect_allele_frequency"].to_numpy()
+        columns = {name: np.empty((len(tests), len(rows)), dtype=dtype) for name, dtype in _NUMBERS.items()}
+        done = 0
+        for number, at in self._parts(rows):
+            read, here = self._read(number, tests, at), slice(done, done + len(at))
+            done += len(at)
+            for k, test in enumerate(tests):
+                for column, values in zip(columns.values(), self._numbers(read, test, frequency[here]), strict=True):
+                    column[k, here] = values
+        place = pl.concat([variants.select(name for name in PLACE if name in variants.columns)] * len(tests))
+        trait = pl.Series("trait", tests, dtype=pl.String).gather(np.repeat(np.arange(len(tests)), len(rows)))
+        numbers = pl.DataFrame({name: column.ravel() for name, column in columns.items()})
+        return place.with_columns(trait).hstack(numbers.with_columns(pl.col(pl.Float64).fill_nan(None)))
 
     def estimates(self, trait: str) -> Piece:
         """Return the arrays of one trait over all variants; the table of variants is not read."""
@@ -218,13 +249,11 @@ class Results:
             yield at + self._bounds[number][0], self._pieces(number, at)
 
     def _pieces(self, number: int, at: NDArray[np.int64] | None) -> Iterator[Piece]:
-        names = self.traits["trait"].to_list()
-        for first in range(0, len(names), _BATCH):
-            batch = names[first : first + _BATCH]
-            frame = self._read(number, batch)
-            frame = frame if at is None else frame[at]
+        for first in range(0, len(self._traits), _BATCH):
+            batch = self._traits[first : first + _BATCH]
+            read = self._read(number, batch, at)
             for p in range(first, first + len(batch)):
-                yield self._piece(frame, p)
+                yield self._piece(read, p)
 
     def shards(self, columns: tuple[str, ...] = Shard._fields[1:]) -> Iterator[Shard]:
         """Yield the shards in order, ``rows`` being those of :attr:`variants`; columns that were not asked for have no rows."""
@@ -240,21 +269,22 @@ class Results:
         for number, (start, stop) in enumerate(self._bounds):
             cuts = {trait: np.searchsorted(rows, (start, stop)) for trait, rows in wanted.items()}
             here = {trait: slice(*cut) for trait, cut in cuts.items() if cut[1] > cut[0]}
-            frame = self._read(number, list(here)) if here else pl.DataFrame()
+            read = self._read(number, list(here)) if here else {}
             for trait, cut in here.items():
-                numbers = self._numbers(frame[wanted[trait][cut] - start], trait)
-                found[trait][cut] = numbers["neg_log_10_p_value"].fill_null(np.nan)
+                at = wanted[trait][cut] - start
+                some = {name: column[at] for name, column in read.items()}
+                *_, found[trait][cut] = self._numbers(some, trait, np.full(len(at), np.nan))
         return found
 
     def neg_log_10_p(self, t: Floats, n: NDArray[Any], traits: NDArray[Any]) -> Floats:
-        """Turn beta / SE into −log10 p for the given trait numbers (same shape as ``t`` or broadcast with it)."""
+        """Turn beta / SE into −log10 p; ``n`` people less covariates beyond the rank, and trait numbers, broadcast with ``t``."""
         if self.run["statistic"] == "score":
             return neg_log10_chi2(t * t, 1.0)
         return neg_log10_t(t, np.maximum(n - self._rank[traits] - 1, 1))
 
     def strength(self, piece: Piece, at: NDArray[np.int64] | slice = slice(None)) -> Floats:
         """Return the exact −log10 p of one trait, everywhere or at some places of its arrays."""
-        return self.neg_log_10_p(piece.t(at), piece.n[at], np.array(piece.trait))
+        return self.neg_log_10_p(piece.t(at), piece.worth[at], np.array(piece.trait))
 
     def z(self, piece: Piece) -> NDArray[np.float32]:
         """Return the |z| that have these p, fast (:func:`clinome.stats.distributions.z_of_t`); NaN where there is no estimate."""
@@ -262,7 +292,8 @@ class Results:
             t = piece.beta / piece.standard_error
         if self.run["statistic"] == "score":
             return np.where(np.isfinite(t), np.abs(t), np.float32(np.nan))
-        n = piece.n[:1] if len(t) and piece.n.min() == piece.n.max() else piece.n
+        n = piece.worth
+        n = n[:1] if len(t) and n.min() == n.max() else n
         return z_of_t(t, np.maximum(n - self._rank[piece.trait] - 1, 1))
 
     @cached_property
@@ -282,15 +313,24 @@ class Results:
     @cached_property
     def _columns(self) -> dict[str, list[str]]:
         """The names of the shards' columns by kind, in the order of the rows of :class:`Shard`."""
-        return _names(self.traits["trait"].to_list(), self.traits["group"].n_unique(), self.omnibus_sets)
+        return _names(self.traits["trait"].to_list(), self.traits["group"].n_unique(), self.omnibus_sets, self._ranks_change)
+
+    @cached_property
+    def _traits(self) -> list[str]:
+        return self.traits["trait"].to_list()
 
     @cached_property
     def _numbers_of(self) -> dict[str, int]:
-        return {name: p for p, name in enumerate(self.traits["trait"])}
+        return {name: p for p, name in enumerate(self._traits)}
 
     @cached_property
     def _groups(self) -> list[int]:
         return self.traits["group"].to_list()
+
+    @property
+    def _ranks_change(self) -> bool:
+        """Whether shards hold ``more``."""
+        return bool(self.run.get("ranks_change", False))
 
     @cached_property
     def _rank(self) -> NDArray[np.int64]:
@@ -298,10 +338,12 @@ class Results:
 
     def _variants_at(self, rows: NDArray[np.int64]) -> pl.DataFrame:
         """Return the table of variants at ``rows`` (ascending), reading no more than their stretch of it."""
+        if not len(rows):
+            return pl.scan_parquet(self._variants).head(0).collect()
         if "variants" in self.__dict__:
-            return self.variants[rows]
-        first, last = (int(rows[0]), int(rows[-1])) if len(rows) else (0, -1)
-        return pl.scan_parquet(self._variants).slice(first, last - first + 1).collect()[rows - first]
+            return _taken(self.variants, rows)
+        first = int(rows[0])
+        return _taken(pl.scan_parquet(self._variants).slice(first, int(rows[-1]) + 1 - first).collect(), rows - first)
 
     def _parts(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield the shards that hold some of ``rows`` (ascending), and where in them."""
@@ -316,8 +358,8 @@ class Results:
             return self._numbers_of[test]
         if self.omnibus_sets and test in ("omnibus", *self._columns["omnibus"]):
             return None
-        near = difflib.get_close_matches(test, self._numbers_of, 3)
-        names = list(self._numbers_of)
+        names = self._traits
+        near = difflib.get_close_matches(test, names, 3)
         raise StudyError(
             f"there is no trait {test!r} in this scan" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else ""),
             where=self.folder,
@@ -329,29 +371,33 @@ class Results:
         p = self._number(test)
         if p is None:
             return self._columns["omnibus"] if test == "omnibus" else [test]
-        return [f"beta:{test}", f"standard_error:{test}", f"n:{self._groups[p]}", f"frequency:{self._groups[p]}"]
+        group = self._groups[p]
+        more = [f"more:{group}"] if self._ranks_change else []
+        return [f"beta:{test}", f"standard_error:{test}", f"n:{group}", f"frequency:{group}", *more]
 
-    def _read(self, number: int, tests: Sequence[str]) -> pl.DataFrame:
-        """Read of one shard the columns of some traits or omnibus tests."""
+    def _read(self, number: int, tests: Sequence[str], at: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+        """Read of one shard the columns of some traits or omnibus tests, whole or ``at`` some places (ascending)."""
         columns = dict.fromkeys(column for test in tests for column in self._columns_of(test))
-        return pl.read_ipc(self._files[number], columns=list(columns))
+        read = pl.read_ipc(self._files[number], columns=list(columns)).get_columns()
+        if at is None:
+            return {column.name: column.to_numpy() for column in read}
+        stretch = int(at[-1] - at[0]) + 1 == len(at)
+        part = slice(int(at[0]), int(at[-1]) + 1) if stretch else at
+        return {column.name: column.to_numpy()[part] for column in read}
 
-    def _piece(self, frame: pl.DataFrame, p: int) -> Piece:
-        names = self._columns_of(self.traits["trait"][p])
-        return Piece(p, *(frame[name].to_numpy() for name in names))
+    def _piece(self, read: Mapping[str, NDArray[Any]], p: int) -> Piece:
+        arrays = [read[name] for name in self._columns_of(self._traits[p])]
+        return Piece(p, *(arrays if self._ranks_change else [*arrays, np.zeros(len(arrays[0]), np.int8)]))
 
-    def _numbers(self, frame: pl.DataFrame, test: str) -> pl.DataFrame:
-        """Return the numbers that SUMMARY_STATISTICS hold of one test; an omnibus has no frequency of its own."""
+    def _numbers(self, read: Mapping[str, NDArray[Any]], test: str, everybody: Floats) -> tuple[NDArray[Any], ...]:
+        """Return what ``_NUMBERS`` names, of one test; the frequency of an omnibus is that among ``everybody``."""
         p = self._number(test)
         if p is None:
-            joint = combined_omnibus(np.stack([frame[name].to_numpy() for name in self._columns_of(test)]))
-            nothing = np.full(frame.height, np.nan)
-            columns = (nothing, np.full(frame.height, sum(self.run["omnibus_people"])), nothing, nothing, joint)
-        else:
-            piece = self._piece(frame, p)
-            columns = (piece.frequency, piece.n, piece.beta, piece.standard_error, self.strength(piece))
-        numbers = [pl.Series(name, values).cast(dtype) for (name, dtype), values in zip(_NUMBERS.items(), columns, strict=True)]
-        return pl.DataFrame(numbers).with_columns(pl.col(pl.Float64).fill_nan(None))
+            joint = combined_omnibus(np.stack([read[name] for name in self._columns_of(test)]))
+            nothing = np.full(len(joint), np.nan)
+            return everybody, np.full(len(joint), sum(self.run["omnibus_people"])), nothing, nothing, joint
+        piece = self._piece(read, p)
+        return piece.frequency, piece.n, piece.beta, piece.standard_error, self.strength(piece)
 
     def _shard(self, number: int, start: int, columns: tuple[str, ...]) -> Shard:
         """Read ``columns`` of one shard, whose first variant is row ``start``."""
@@ -362,6 +408,12 @@ class Results:
             for kind, some in names.items()
         }
         return Shard(np.arange(start, start + frame.height), **arrays)
+
+
+def _taken(frame: pl.DataFrame, rows: NDArray[np.int64]) -> pl.DataFrame:
+    """Take rows, ascending and at least one; a stretch of them without a copy."""
+    first, last = int(rows[0]), int(rows[-1])
+    return frame.slice(first, len(rows)) if last - first + 1 == len(rows) else frame[rows]
 
 
 def combined_omnibus(omnibus: Floats) -> Floats:

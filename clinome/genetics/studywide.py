@@ -70,7 +70,7 @@ def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE, hit
     limits = thresholds(alpha, tests, has_traits=bool(names), has_omnibus=bool(sets))
     evidence = []
     for (rows, pieces), shard in zip(track(results.walk(), "summary over traits"), results.shards(("omnibus",)), strict=True):
-        here, one = label[rows], np.zeros(len(rows), dtype=np.int64)
+        here = label[rows]
         best, both = _Best(len(rows)), np.full(len(rows), np.nan)
         for piece in pieces:
             z, exact = results.z(piece), partial(_columns, piece)
@@ -79,7 +79,7 @@ def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE, hit
             if detailed:
                 curves[piece.trait].add(z, here, counts, exact)
             else:
-                curves[piece.trait].add(z, one, counts.sum(axis=0, keepdims=True), exact)
+                curves[piece.trait].counts += counts.sum(axis=0)  # for λ; no curve of it is drawn
             best.add(z, piece)
             hits.add(rows, z, piece)
         if sets:
@@ -126,7 +126,7 @@ def _save_curves(results: Results, gathered: dict[str, Curve], *, drawn: tuple[s
 
 def _columns(piece: Piece, at: NDArray[np.int64]) -> Floats:
     """Return what the p-values of a trait are made from at some places: t, n and the number of the trait."""
-    return np.vstack([piece.t(at), piece.n[at], np.full(len(at), piece.trait)])
+    return np.vstack([piece.t(at), piece.worth[at], np.full(len(at), piece.trait)])
 
 
 def _labels(frequency: Floats) -> NDArray[np.int64]:
@@ -152,7 +152,7 @@ class _Best:
 
     def add(self, z: Deviates, piece: Piece) -> None:
         at = np.flatnonzero(z > self.z)
-        self.z[at], self.trait[at], self.n[at], self.t[at] = z[at], piece.trait, piece.n[at], piece.t(at)
+        self.z[at], self.trait[at], self.n[at], self.t[at] = z[at], piece.trait, piece.worth[at], piece.t(at)
 
 
 def _evidence(best: _Best, results: Results, joint: Floats, limits: Thresholds, level: float) -> pl.DataFrame:

@@ -1,35 +1,48 @@
-"""Sums of products that are exact integers, so that they do not depend on block, thread, order or companion.
+"""Sums of products that are exact integers, so that they do not depend on block, thread, order, companion or machine.
 
-A column of floats is written as integers times a power of two (:func:`fixed_point`), fine enough that rounding is far below
-any statistic's error and coarse enough that every partial sum of counts × integers stays below 2⁵³, where float64 addition
-is exact. A float64 matrix product of such columns then returns the exact integers whatever the library's blocking,
-threading and use of fused operations.
+A column of floats is written once as integers times a unit (:func:`fixed_point`). Counts of alleles are integers too, so every
+sum of counts × integers is an integer, and stays below 2⁵³: whoever adds it up, in whatever order, gets the same one.
+:class:`Columns` multiplies by the fastest engine of the machine that passes a check against 64-bit integers:
 
->>> import numpy as np
+    int8     the integers split into signed digits of base 256 (base 128 where the processor's 8-bit product saturates), one
+             8-bit matrix product with 32-bit sums for all digits, put together again in float64; on a GPU the same sums
+    float64  the integers as they are, one float64 matrix product, whose partial sums are exact below 2⁵³
+
 >>> column = fixed_point(np.array([[0.5], [-0.25]]), largest_count=2)
->>> float((np.array([[2.0, 1.0]]) @ column.integers * column.unit)[0, 0])
+>>> float((Columns(column.integers).product(np.array([[2, 1]], np.int8)) * column.unit)[0, 0])
 0.75
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cache, cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-_EXACT_BITS = 52  # sums stay below 2⁵²: one bit is left for the rounding of the entries themselves
-_MOST_BITS = 44  # of an entry: beyond that nothing is gained over the float64 that precedes it
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int8] | NDArray[np.int32] | NDArray[np.int64]
+BITS = 20  # of an entry's typical size: rounding is 2⁻²⁰/√12 = 2.8e-7 of it, and so 2.8e-7 standard errors of a sum of outcomes
+FINE_BITS = 30  # for columns whose sums are squared and subtracted (covariates): as many as 32-bit integers hold
+_MOST = 2.0**31 - 2  # the largest entry
+_EXACT = 2.0**52  # sums stay below: one bit is left for the rounding of the entries themselves
+_CPU_PEOPLE, _PAD = 2**22, 32  # 32-bit sums of 8-bit digits × counts hold below; CUDA's product wants multiples of 8, over 16
 
 
 class FixedPoint(NamedTuple):
-    """``integers`` (n_rows, n_columns) held as float64, and the power of two (n_columns,) that one unit of them is worth."""
+    """``integers`` (n_rows, n_columns), what one ``unit`` of them is worth, and the ``bits`` of a typical entry (n_columns,)."""
 
-    integers: NDArray[np.float64]
-    unit: NDArray[np.float64]
+    integers: NDArray[np.int32]
+    unit: Floats
+    bits: NDArray[np.int32]
+
+    def among(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> FixedPoint:
+        """Return some rows."""
+        return self._replace(integers=self.integers[rows])
 
 
-def fixed_point(columns: NDArray[np.float64], *, largest_count: int) -> FixedPoint:
+def fixed_point(columns: Floats, *, largest_count: int, bits: int = BITS) -> FixedPoint:
     """Round each column to integers × unit such that Σ|integer| · ``largest_count`` < 2⁵³.
 
     Parameters
@@ -38,16 +51,202 @@ def fixed_point(columns: NDArray[np.float64], *, largest_count: int) -> FixedPoi
         Finite floats, shape (n_rows, n_columns).
     largest_count
         The largest value of the integers that will multiply them (2 for hard calls, 2 × scale for dosages, 1 for masks).
+    bits
+        The root mean square of a column's entries that are not zero becomes 2^``bits`` where 32 bits hold the largest entry and the
+        sums leave room: 20 bits always for hard calls; for dosages of 1/16384 up to 130,000 people, and 18 bits up to 500,000.
 
-    Each column is treated by itself. The error of an entry is at most unit / 2: for 10,000 people and hard calls about
-    2⁻³⁸ of the column's mean absolute value, for 500,000 people and dosages of 1/16384 about 2⁻¹⁹ of it × 2.
+    Each column is treated by itself, and rows of zeros change nothing. The error of an entry is at most half a unit.
     """
-    total = np.abs(columns).sum(axis=0)
-    largest = np.abs(columns).max(axis=0, initial=0.0)
-    rows = max(len(columns), 1)
-    with np.errstate(divide="ignore"):
-        # Rounding adds at most 1/2 an entry to the sum of absolute integers.
-        by_sum = np.floor(np.log2((2.0**_EXACT_BITS / largest_count - rows) / total))
-        by_entry = np.floor(_MOST_BITS - np.log2(largest))
-    exponent = np.where(total > 0, np.minimum(by_sum, by_entry), 0.0)
-    return FixedPoint(np.rint(np.ldexp(columns, exponent.astype(np.int64))), np.ldexp(1.0, -exponent.astype(np.int64)))
+    integers = np.zeros(columns.shape, np.int32)
+    unit, typical = np.ones(columns.shape[1]), np.zeros(columns.shape[1], np.int32)
+    for k in range(columns.shape[1]):
+        there = columns[:, k] != 0
+        values = np.abs(columns[there, k])
+        if not len(values):
+            continue
+        largest = float(values.max())
+        shares = values / largest  # so that neither squares nor sums leave the range of floats
+        size = float(np.sqrt(np.mean(shares * shares)))
+        by_sum = float(np.sum(shares)) * largest_count / (_EXACT - len(values) * largest_count)
+        share = max(size * 2.0**-bits, by_sum, 1 / _MOST)
+        unit[k], typical[k] = share * largest, np.ceil(np.log2(size / share))
+        integers[there, k] = np.rint(columns[there, k] / unit[k])
+    return FixedPoint(integers, unit, typical)
+
+
+class Engine(NamedTuple):
+    """How products are made: ``kind``, the base of the digits (0: none), and the torch device."""
+
+    kind: Literal["int8", "float64"]
+    base: int
+    device: str
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        return f"8-bit integers, base {self.base}, {self.device}" if self.kind == "int8" else "float64"
+
+
+class Columns:
+    """Integer columns (N, C), ready to be multiplied with any number of blocks of counts.
+
+    Parameters
+    ----------
+    integers
+        As :func:`fixed_point` makes them.
+    engine
+        None is the fastest of this machine (:func:`best_engine`).
+    """
+
+    def __init__(self, integers: NDArray[np.int32], engine: Engine | None = None) -> None:
+        self.integers = integers
+        engine = engine or best_engine()
+        self.engine = engine if len(integers) <= _CPU_PEOPLE else Engine("float64", 0, "cpu")
+        self._planes: list[slice | NDArray[np.int64]] = []
+        self._digits: Any = None
+        if self.engine.kind == "int8":
+            self._load(self.engine.base)
+
+    def _load(self, base: int) -> None:
+        """Split into digits, lowest first; a plane of digits leaves out the columns that have none there."""
+        import torch
+
+        rest = self.integers
+        columns = np.arange(rest.shape[1])
+        planes: list[NDArray[np.int8]] = []
+        while len(columns) or not planes:
+            low = ((rest + base // 2) & (base - 1)) - base // 2  # base is a power of two; int32 wraps round as it must
+            planes.append(low.astype(np.int8))
+            whole = len(columns) and columns[-1] - columns[0] == len(columns) - 1
+            self._planes.append(slice(int(columns[0]), int(columns[-1]) + 1) if whole else columns)
+            rest = ((rest.astype(np.int64) - low) // base).astype(np.int32)
+            more = rest.any(axis=0)
+            rest, columns = rest[:, more], columns[more]
+        digits = np.hstack(planes)
+        if self.engine.device != "cpu":
+            digits = _padded(digits)
+        self._width = sum(p.shape[1] for p in planes)
+        self._digits = torch.from_numpy(np.array(digits, order="C")).to(self.engine.device)
+
+    def _tensor(self, counts: NDArray[Any]) -> Any:
+        """Bring counts to the device; a view is copied, for its strides along an axis of length 1 would mislead the product."""
+        import torch
+
+        if self.engine.device != "cpu":
+            counts = _padded(counts)
+        canonical = counts.strides == (counts.shape[1], 1)
+        return torch.from_numpy(counts if canonical else np.array(counts, order="C")).to(self.engine.device)
+
+    @cached_property
+    def _turned(self) -> Any:
+        """The digits, columns first."""
+        import torch
+
+        return torch.from_numpy(np.array(self._digits.cpu().numpy().T, order="C")).to(self.engine.device)
+
+    @cached_property
+    def floats(self) -> Floats:
+        """The integers in float64."""
+        return self.integers.astype(np.float64)
+
+    def product(self, counts: Counts) -> Floats:
+        """Return ``counts`` (V, N) × integers, shape (V, C): exact. int8 counts must be −4 … 4; wider ones go by float64."""
+        if self._digits is None or counts.dtype != np.int8:
+            return self._by_floats(counts, transposed=False)
+        import torch
+
+        left = self._tensor(counts)
+        with torch.inference_mode():
+            sums = torch._int_mm(left, self._digits).cpu().numpy()[: len(counts), : self._width]
+        return self._together(sums, transposed=False)
+
+    def transposed_product(self, counts: Counts) -> Floats:
+        """Return integers' × ``counts`` (N, V), shape (C, V): the same sums for counts that lie person by person."""
+        if self._digits is None or counts.dtype != np.int8:
+            return self._by_floats(counts, transposed=True)
+        import torch
+
+        right = self._tensor(counts)
+        with torch.inference_mode():
+            sums = torch._int_mm(self._turned, right).cpu().numpy()[: self._width, : counts.shape[1]]
+        return self._together(sums, transposed=True)
+
+    def _by_floats(self, counts: Counts, *, transposed: bool) -> Floats:
+        floats = counts.astype(np.float64)
+        return np.asarray(self.floats.T @ floats if transposed else floats @ self.floats)
+
+    def _together(self, sums: NDArray[np.int32], *, transposed: bool) -> Floats:
+        """Put the digits' sums together: Σ base^i · sum_i, exact in float64."""
+        axis = sums if transposed else sums.T  # digits × columns first, whatever lies contiguous
+        c = self.integers.shape[1]
+        result = axis[:c].astype(np.float64)
+        start = c
+        for i, columns in enumerate(self._planes[1:], 1):
+            width = columns.stop - columns.start if isinstance(columns, slice) else len(columns)
+            result[columns] += axis[start : start + width] * float(self.engine.base) ** i
+            start += width
+        return result if transposed else result.T
+
+
+def _padded(values: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Add zero rows and columns up to a multiple of what CUDA's 8-bit product takes."""
+    rows, columns = (-(-n // _PAD) * _PAD for n in values.shape)
+    padded = np.zeros((rows, columns), np.int8)
+    padded[: values.shape[0], : values.shape[1]] = values
+    return padded
+
+
+@cache
+def best_engine(device: str = "auto") -> Engine:
+    """Return the fastest engine whose sums are right on this machine.
+
+    ``device``: 'cpu', 'gpu', or 'auto' (a GPU when there is one). Without torch, or where no 8-bit product is right and quicker
+    than float64, it is float64: the results are the same, to the bit.
+
+    Raises
+    ------
+    RuntimeError
+        When a GPU is asked for and none gives the right sums.
+    """
+    try:
+        import torch
+    except ImportError:
+        torch = None  # type: ignore[assignment]
+    if torch is not None:
+        if device != "cpu" and torch.cuda.is_available() and self_check(Engine("int8", 256, "cuda")):
+            return Engine("int8", 256, "cuda")
+        for base in (256, 128):
+            engine = Engine("int8", base, "cpu")
+            if device != "gpu" and self_check(engine) and _seconds(engine) < _seconds(Engine("float64", 0, "cpu")):
+                return engine
+    if device == "gpu":
+        raise RuntimeError("there is no GPU here whose 8-bit product is right")
+    return Engine("float64", 0, "cpu")
+
+
+def self_check(engine: Engine) -> bool:
+    """Say whether an engine's sums equal those of 64-bit integers, for digits and counts at the ends of their range."""
+    generator = np.random.default_rng(0)
+    digits = [-(engine.base // 2), -1, 0, 1, engine.base // 2 - 1]
+    integers = generator.choice(digits, (4_096, 40)).astype(np.int32)
+    integers[:, :8] = np.repeat([digits[0], digits[-1]], 4)  # whole columns of the largest, where 16-bit sums would saturate
+    counts = generator.integers(-1, 3, (96, 4_096)).astype(np.int8)
+    counts[:16] = 2
+    expected = counts.astype(np.int64) @ integers
+    try:
+        columns = Columns(integers, engine)
+        both = columns.product(counts), columns.transposed_product(np.ascontiguousarray(counts.T)).T
+    except (RuntimeError, NotImplementedError):  # torch's, for a product that this build or device lacks
+        return False
+    return all(bool((sums == expected).all()) for sums in both)
+
+
+def _seconds(engine: Engine) -> float:
+    """Time a small product."""
+    from time import perf_counter
+
+    columns = Columns(np.full((2_048, 32), 2**22, np.int32), engine)
+    counts = np.ones((256, 2_048), np.int8)
+    columns.product(counts)
+    start = perf_counter()
+    columns.product(counts)
+    return perf_counter() - start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.linear import prepare
+from clinome.stats.residuals import prepare, span
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +34,6 @@ def adjusted_rank_inverse_normal(values: Floats, covariates: Floats) -> Floats:
     out again in the scan: ranking does not keep the residuals orthogonal to them (McCaw et al. 2020, doi:10.1111/biom.13214).
     """
     residuals = np.full(values.shape, np.nan)
-    for group in prepare(values, covariates):
+    for group in prepare(values, span(covariates)).groups:
         residuals[np.ix_(group.mask, group.outcomes)] = group.residuals[group.mask]
     return rank_inverse_normal(residuals)

@@ -139,7 +139,7 @@ def _associate(run: _Run, where: str, key: str, source: Path) -> _Found:
         lambda d: save_analysed(analyse(study, run.people, genotypes, phenotypes, run.covariates, taught), d),
     )
     analysed = load_analysed(folder)
-    options = replace(study.gwas.options, block_size=None)
+    options = study.gwas.options.of_results()
     key = fingerprint(key, options, study.gwas.omnibus, study.loci.clumping.alpha, study.genotypes.scanned)
     results = Results(run.stages.run(f"{where}gwas", key, lambda d: _scan(run, analysed, d)))
     key = fingerprint(key, study.loci, study.truth)
@@ -164,7 +164,7 @@ class _Keys:
         conditioned = (study.gwas.condition, study.gwas.condition_list)
         gaps = study.gwas.options.missing_genotypes if any(conditioned) else None
         self.traits = fingerprint(self.phenotypes, analysis, conditioned, gaps)
-        self.gwas = fingerprint(self.traits, replace(study.gwas.options, block_size=None), about.scanned)
+        self.gwas = fingerprint(self.traits, study.gwas.options.of_results(), about.scanned)
 
 
 def _sources(study: Study) -> tuple[LoadedTable | None, pl.DataFrame | None, list[str]]:
@@ -327,7 +327,7 @@ def _summary(run: _Run, found: _Found, floor: _Found | None, table: LoadedTable 
     limits = _limits(study, analysed, results)
     n_covariates = 0 if analysed.covariates is None else analysed.covariates.width - 1
     counted = results.run
-    notes = [*run.people.notes, *(table.notes if table else ()), *analysed.notes]
+    notes = [*run.people.notes, *(table.notes if table else ()), *analysed.notes, *counted["notes"]]
     notes += run.scanned.notes
     notes += [f"{n:,} variants left out by the filter {name}" for name, n in counted["filtered"].items()]
     notes += [f"{n:,} variants have no estimate: {why}" for why, n in counted["not_estimated"].items()]

@@ -14,7 +14,7 @@ from clinome.core.schema import GENOTYPE_PICTURES, check
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.picture import write_picture
 from clinome.report.loci import FEWEST
-from clinome.stats.linear import prepare
+from clinome.stats.residuals import prepare, span
 
 _CHUNK = 512  # pictures held as floats at a time
 _STRETCH = 100.0  # grey levels that the largest difference is stretched to
@@ -61,7 +61,7 @@ def average_pictures(
             chosen = seen & (np.rint(copies) == k)
             members.append(int(chosen.sum()))
             weights.append(chosen / max(members[-1], 1))
-        (group,) = prepare(np.where(seen, copies, np.nan)[:, None], covariates)
+        (group,) = prepare(np.where(seen, copies, np.nan)[:, None], span(covariates)).groups
         weights.append(2 * group.residuals[:, 0] / max(float(group.sum_of_squares[0]), 1e-9))
     share = np.where(of >= 0, 1.0 / np.maximum(per_person, 1)[np.maximum(of, 0)], 0.0)
     means = _weighted_means(np.array(weights)[:, np.maximum(of, 0)] * share, pixels)

@@ -21,8 +21,8 @@ from clinome.formats.genotypes import Genotypes
 from clinome.formats.table import LoadedTable
 from clinome.genetics.conditioning import Conditioned, condition_on
 from clinome.genetics.selection import read_ids, rows_of_ids
-from clinome.stats.linear import prepare
 from clinome.stats.multiple_testing import correlation_of_tests, effective_tests
+from clinome.stats.residuals import prepare, span
 from clinome.stats.transform import rank_inverse_normal
 from clinome.studies.people import People, covariate_frame, load_flow, rows_of, save_flow, some_of
 from clinome.studies.study_file import Study
@@ -62,9 +62,9 @@ def analyse(
     some = phenotypes.filter(pl.any_horizontal(pl.col(n).is_not_null() & pl.col(n).is_not_nan() for n in names))
     if not some.height:
         raise TraitError("no trait has a value", where=study.phenotypes.path, got=f"{', '.join(names[:10])}: all missing")
-    flow = flow.keep_only("phenotypes", "no usable phenotype", some["participant_id"].to_list())
     if people.related is not None:
-        worth = dict(some.select("participant_id", pl.sum_horizontal(pl.col(n).is_not_null() for n in names)).iter_rows())
+        worth = dict.fromkeys(flow.ids, 0)
+        worth |= dict(some.select("participant_id", pl.sum_horizontal(pl.col(n).is_not_null() for n in names)).iter_rows())
         flow = flow.keep_only(
             "relatives",
             f"kinship ≥ {study.cohort.kinship:g} with somebody who stays",
@@ -75,22 +75,27 @@ def analyse(
         notes += conditioned.notes
         if conditioned.left_out:
             flow = flow.drop("conditioning", "a genotype conditioned on is missing", conditioned.left_out)
+
+    # Covariates are those of everybody who could be analysed, so that no trait's results change with the traits beside it.
+    cohort = genotypes.samples[rows_of(genotypes, flow.ids)].select("participant_id")
+    table, clinical, said = _covariates(study, genotypes, flow, cohort, covariates)
+    notes += said
+    if conditioned is not None:
+        counts = cohort.join(conditioned.covariates, on="participant_id", how="left", maintain_order="left")
+        table = counts if table is None else table.hstack(counts.drop("participant_id"))
+    flow = flow.keep_only("phenotypes", "no usable phenotype", some["participant_id"].to_list())
     flow.require(len(names) + 5 if study.images else 5)
     order = genotypes.samples[rows_of(genotypes, flow.ids)].select("participant_id")
     phenotypes = order.join(phenotypes, on="participant_id", how="left", maintain_order="left")
-
-    table, clinical, said = _covariates(study, genotypes, flow, order, covariates)
-    notes += said
-    if conditioned is not None:
-        counts = order.join(conditioned.covariates, on="participant_id", how="left", maintain_order="left")
-        table = counts if table is None else table.hstack(counts.drop("participant_id"))
-    matrix = np.zeros((order.height, 0)) if table is None else table.drop("participant_id").to_numpy()
+    matrix = np.zeros((cohort.height, 0)) if table is None else table.drop("participant_id").to_numpy()
+    basis = span(matrix).among(cohort["participant_id"].is_in(order["participant_id"].implode()).to_numpy())
     values = phenotypes.select(pl.col(names).cast(pl.Float64).fill_null(float("nan"))).to_numpy().astype(np.float64)
     own, metrics = None, pl.DataFrame(schema={c.name: c.dtype for c in METRICS.columns})
     if study.phenotypes.adjust == "deepnull":
-        own, metrics, said = _deepnull(study, clinical, values, names, order["participant_id"].to_list(), people)
+        mine = None if clinical is None else order.join(clinical, on="participant_id", maintain_order="left")
+        own, metrics, said = _deepnull(study, mine, values, names, order["participant_id"].to_list(), people)
         notes += said
-    groups = prepare(values, matrix, own)
+    groups = prepare(values, basis, own).groups
     residuals = np.full(values.shape, np.nan)
     for group in groups:
         residuals[np.ix_(group.mask, group.outcomes)] = group.residuals[group.mask]

@@ -375,13 +375,13 @@ def test_it_reads_in_blocks_and_only_the_people_analysed(tmp_path: Path) -> None
 
 
 def test_wide_drop_equals_its_traits_alone_though_it_goes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clinome.stats import linear
+    from clinome.stats import moments
 
     genotypes, traits, covariates = cohort(17, traits=9, missing=0.06)
     traits = traits.fill_null(0.5)  # one group
     options = Options(missing_genotypes="drop")
     whole = associate(genotypes, traits, covariates=covariates, out=tmp_path / "whole", options=options)
-    monkeypatch.setattr(linear, "_PRODUCTS", 240 * 4 * 2)
+    monkeypatch.setattr(moments, "_PRODUCTS", 240 * 4 * 2)
     pieces = associate(genotypes, traits, covariates=covariates, out=tmp_path / "pieces", options=options)
     assert_same_bits(whole, pieces, whole.traits["trait"].to_list())
 
@@ -405,16 +405,28 @@ def test_strengths_at_rows_are_those_of_the_whole_trait(tmp_path: Path) -> None:
 # --- covariates of single traits ----------------------------------------------------------------------------------------------
 
 
-def test_a_traits_own_covariate_is_its_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+def test_a_traits_own_covariate_is_its_alone(missing: str, tmp_path: Path) -> None:
     genotypes, traits, covariates = cohort(19)
     generator = np.random.default_rng(20)
     names = [c for c in traits.columns if c != "participant_id"]
     own = traits.select("participant_id").hstack(pl.DataFrame(generator.normal(size=(240, 4)), schema=names))
-    both = associate(genotypes, traits, covariates=covariates, trait_covariates=own, out=tmp_path / "both")
+    options = Options(missing_genotypes=missing)  # type: ignore[arg-type]
+    both = associate(genotypes, traits, covariates=covariates, trait_covariates=own, out=tmp_path / "both", options=options)
     for name in names:
-        joined = covariates.join(own.select("participant_id", pl.col(name).alias("own")), on="participant_id")
-        alone = associate(genotypes, traits.select("participant_id", name), covariates=joined, out=tmp_path / name)
+        mine = traits.select("participant_id", name)
+        alone = associate(
+            genotypes, mine, covariates=covariates, trait_covariates=own, out=tmp_path / "alone" / name, options=options
+        )
         assert_same_bits(both, alone, [name])
+        joined = covariates.join(own.select("participant_id", pl.col(name).alias("own")), on="participant_id")
+        one, two = (
+            numbers(alone, name),
+            numbers(associate(genotypes, mine, covariates=joined, out=tmp_path / name, options=options), name),
+        )
+        assert one.select("n", "effect_allele_frequency").equals(two.select("n", "effect_allele_frequency"))
+        assert float(((one["beta"] - two["beta"]).abs() / one["standard_error"]).max()) < 1e-6  # type: ignore[arg-type]
+        assert float((one["standard_error"] / two["standard_error"] - 1).abs().max()) < 1e-6  # type: ignore[arg-type]
     assert both.traits["rank"].to_list() == [4] * 4
 
 

@@ -1,35 +1,83 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinome.stats.exact import fixed_point
+from clinome.stats.exact import Columns, Engine, best_engine, fixed_point, self_check
+
+ENGINES = [Engine("int8", 256, "cpu"), Engine("int8", 128, "cpu"), Engine("float64", 0, "cpu")]
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([1, 2, 510, 32_768]), st.floats(1e-30, 1e30))
-def test_a_product_is_the_exact_sum_in_any_order_and_split(seed: int, largest: int, size: float) -> None:
+@given(st.integers(0, 10_000), st.sampled_from([1, 2, 510, 32_768]), st.floats(1e-30, 1e30), st.sampled_from([20, 30]))
+def test_a_product_is_the_exact_sum_in_any_order_and_split(seed: int, largest: int, size: float, bits: int) -> None:
     generator = np.random.default_rng(seed)
     columns = generator.standard_cauchy((300, 3)) * size
     counts = generator.integers(0, largest + 1, (4, 300)).astype(float)
-    fixed = fixed_point(columns, largest_count=largest)
+    fixed = fixed_point(columns, largest_count=largest, bits=bits)
     product = counts @ fixed.integers
     order = generator.permutation(300)
     np.testing.assert_array_equal(counts[:, order] @ fixed.integers[order], product)
     np.testing.assert_array_equal(counts[:, :100] @ fixed.integers[:100] + counts[:, 100:] @ fixed.integers[100:], product)
     exact = counts.astype(np.int64).astype(object) @ fixed.integers.astype(np.int64).astype(object)  # Python's own integers
     assert (product.astype(np.int64).astype(object) == exact).all()
-    assert (np.abs(fixed.integers * fixed.unit - columns) <= fixed.unit / 2).all()
-    by_sum, by_entry = np.abs(columns).sum(axis=0) * largest * 2.0**-50, np.abs(columns).max(axis=0) * 2.0**-43
-    assert (fixed.unit <= np.maximum(by_sum, by_entry)).all()
+    assert (np.abs(fixed.integers * fixed.unit - columns) <= fixed.unit * 0.5000001).all()
+    by_size = np.sqrt((columns**2).mean(axis=0)) * 2.0**-bits
+    by_sum, by_entry = np.abs(columns).sum(axis=0) * largest * 2.0**-51, np.abs(columns).max(axis=0) * 2.0**-30
+    assert (fixed.unit <= np.maximum(np.maximum(by_sum, by_entry), by_size * 1.0000001)).all()
 
 
-def test_a_column_is_treated_by_itself_and_zeros_stay_zeros() -> None:
-    columns = np.array([[1.0, 0.0, 1e9], [0.3, 0.0, -2e-9]])
+def test_a_column_is_treated_by_itself_and_zeros_stay_zeros_and_change_nothing() -> None:
+    columns = np.array([[1.0, 0.0, 1e9], [0.3, 0.0, -2e-9], [0.0, 0.0, 0.0], [0.1, 0.0, 5.0]])
     together = fixed_point(columns, largest_count=2)
     for k in range(3):
-        alone = fixed_point(columns[:, [k]], largest_count=2)
-        np.testing.assert_array_equal(together.integers[:, [k]], alone.integers)
+        alone = fixed_point(columns[[0, 1, 3]][:, [k]], largest_count=2)
+        np.testing.assert_array_equal(together.integers[[0, 1, 3]][:, [k]], alone.integers)
         assert together.unit[k] == alone.unit[0]
-    assert together.integers[:, 1].tolist() == [0, 0]
+        assert together.bits[k] == alone.bits[0]
+    assert not together.integers[:, 1].any()
+    assert not together.integers[2].any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 70), st.integers(1, 40), st.integers(1, 300))
+def test_every_engine_gives_the_same_integers_both_ways(seed: int, variants: int, width: int, people: int) -> None:
+    generator = np.random.default_rng(seed)
+    columns = generator.standard_cauchy((people, width)) ** 3  # so that columns need different numbers of digits
+    integers = fixed_point(columns, largest_count=2, bits=int(generator.integers(2, 31))).integers
+    counts = generator.integers(-1, 3, (variants, people)).astype(np.int8)
+    expected = counts.astype(np.int64) @ integers.astype(np.int64)
+    for engine in ENGINES:
+        loaded = Columns(integers, engine)
+        np.testing.assert_array_equal(loaded.product(counts), expected)
+        np.testing.assert_array_equal(loaded.transposed_product(np.ascontiguousarray(counts.T)).T, expected)
+
+
+@pytest.mark.parametrize("edge", [2**31 - 2, -(2**31) + 2, 2**23 - 1, 2**23, -(2**23) - 1, 127, 128, -128, -129, 0])
+def test_digits_hold_at_the_ends_of_their_range(edge: int) -> None:
+    integers = np.full((33, 17), edge, np.int32)
+    counts = np.full((17, 33), 2, np.int8)
+    for engine in ENGINES:
+        assert (Columns(integers, engine).product(counts) == 66 * edge).all()
+
+
+def test_the_engine_of_this_machine_has_been_checked_and_a_wrong_one_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert all(self_check(engine) for engine in ENGINES)
+    assert best_engine() in ENGINES
+    right = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: right(a, b).clamp(-32_768, 32_767))  # sums in 16 bits, saturated
+    assert not self_check(ENGINES[0])
+    assert best_engine.__wrapped__() == ENGINES[2]
+
+
+def test_asking_for_a_gpu_where_there_is_none_says_so() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(RuntimeError, match="no GPU here"):
+        best_engine("gpu")

@@ -26,6 +26,7 @@ class ArrayGenotypes:
     build: str | None = None
     paths: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    concurrent: bool = True
     reads: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
