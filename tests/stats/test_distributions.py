@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clinome.stats.distributions import neg_log10_chi2, neg_log10_f, neg_log10_t, p_to_text
+from clinome.stats.distributions import neg_log10_chi2, neg_log10_f, neg_log10_t, p_to_text, z_of_neg_log10_p, z_of_t
 
 
 @pytest.mark.parametrize(("t", "df"), [(0.3, 4.0), (2.0, 30.0), (60.0, 50.0), (45.0, 3000.0), (120.0, 5000.0), (200.0, 300.0)])
@@ -44,3 +44,23 @@ def test_edges() -> None:
 def test_text_of_a_p_value() -> None:
     assert p_to_text(-np.log10(0.0123)) == "0.0123"
     assert p_to_text(1000.0) == "1e-1000"
+
+
+@pytest.mark.parametrize(("df", "middle", "tail"), [(3, 1e-6, 1e-5), (20, 2e-4, 1.3e-3), (100, 1e-5, 5e-5), (5_000, 2e-6, 2e-6)])
+def test_fast_z_has_the_p_of_t(df: int, middle: float, tail: float) -> None:
+    """``middle``: the largest relative error of z around its median, on which λ rests; ``tail``: at z = 5."""
+    for z, tolerance in ((0.6744897501960817, middle), (5.0, tail)):
+        t = np.array([1, -1], dtype=np.float32) * np.float32(stats.t.isf(stats.norm.sf(z), df))
+        np.testing.assert_allclose(z_of_t(t, df), z, rtol=tolerance)
+        np.testing.assert_allclose(z_of_t(t, np.array([df, df])), z, rtol=tolerance)
+
+
+def test_fast_z_of_nothing_and_of_next_to_nothing() -> None:
+    t = np.array([np.nan, np.inf, 0.0, 1e-6], dtype=np.float32)
+    np.testing.assert_allclose(z_of_t(t, 1_000), [np.nan, np.nan, 0.0, 1e-6], rtol=1e-3)
+
+
+def test_z_of_a_strength_beyond_the_smallest_float_goes_on_smoothly() -> None:
+    for z in (1.0, 5.0, 36.0, 38.0, 60.0):
+        strength = -(stats.norm.logsf(z) + np.log(2)) / np.log(10)
+        assert z_of_neg_log10_p(strength) == pytest.approx(z, rel=1e-5)
