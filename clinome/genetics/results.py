@@ -154,7 +154,7 @@ class Results:
 
     def trait(self, name: str) -> pl.DataFrame:
         """Return SUMMARY_STATISTICS of one trait over all variants; ``name`` as in :meth:`frames`."""
-        return pl.concat(list(self.frames(name)))
+        return self.table(np.arange(self._bounds[-1][1]), [name])
 
     def frames(self, trait: str) -> Iterator[pl.DataFrame]:
         """Yield SUMMARY_STATISTICS of one trait shard by shard; ``trait`` may be 'omnibus' or 'omnibus:<set>' (no beta).
@@ -165,7 +165,7 @@ class Results:
             When the scan has no such trait.
         """
         for start, stop in self._bounds:
-            yield self.table(np.arange(start, stop), [trait])
+            yield self._table(self.variants[start:stop], np.arange(start, stop), [trait])
 
     def region(self, chromosome: str, start: int, end: int, traits: Sequence[str] | None = None) -> pl.DataFrame:
         """Return SUMMARY_STATISTICS of ``traits`` (None: all) at the positions ``start`` to ``end``, both included.
@@ -211,7 +211,9 @@ class Results:
 
     def table(self, rows: NDArray[np.int64], tests: Sequence[str]) -> pl.DataFrame:
         """Return SUMMARY_STATISTICS of traits or omnibus tests at ``rows`` (ascending) of the variants, one test after another."""
-        variants = self._variants_at(rows)
+        return self._table(self._variants_at(rows), rows, tests)
+
+    def _table(self, variants: pl.DataFrame, rows: NDArray[np.int64], tests: Sequence[str]) -> pl.DataFrame:
         frequency = variants["effect_allele_frequency"].to_numpy()
         columns = {name: np.empty((len(tests), len(rows)), dtype=dtype) for name, dtype in _NUMBERS.items()}
         done = 0
