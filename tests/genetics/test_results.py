@@ -29,6 +29,18 @@ def test_a_trait_whatever_its_name_comes_back_as_it_was_written(tmp_path: Path) 
         assert np.array_equal(results.estimates(name).beta, beta)
 
 
+def test_degrees_of_freedom_follow_the_covariates_of_each_variant(tmp_path: Path) -> None:
+    """Sex is a covariate more on X than on the autosomes: the p and the |z| of small studies see it."""
+    t, n = np.full((2, 600), 2.5), np.stack([np.full(600, 30), np.full(600, 40)])
+    more = np.repeat([[0, 1, 3]], 200, axis=1).repeat(2, axis=0)
+    results = store(tmp_path, t, n=n, groups=[1, 0], more=more, shard_size=350)
+    for name, people in (("trait0", 40), ("trait1", 30)):
+        exact = stats.t.sf(2.5, people - 2 - 1 - more[0]) * 2
+        np.testing.assert_allclose(results.trait(name)["neg_log_10_p_value"], -np.log10(exact), rtol=1e-12)
+    z = np.concatenate([results.z(piece) for _, pieces in results.walk() for piece in pieces if piece.trait == 1])
+    np.testing.assert_allclose(z, stats.norm.isf(stats.t.sf(2.5, 30 - 2 - 1 - more[0])), rtol=5e-4)
+
+
 def test_an_unknown_trait_is_refused_with_the_nearest_names(tmp_path: Path) -> None:
     results = store(tmp_path, np.zeros((2, 5)), names=["height", "weight"], omnibus=np.ones((1, 5)))
     for read in (results.trait, results.estimates):

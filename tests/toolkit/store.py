@@ -23,13 +23,16 @@ def store(
     groups: Sequence[int] | None = None,
     rank: int = 2,
     omnibus: NDArray[Any] | None = None,
+    more: NDArray[Any] | None = None,
     statistic: str = "t",
     frequency: NDArray[Any] | None = None,
     chromosomes: Sequence[str] | None = None,
     positions: Sequence[int] | None = None,
     shard_size: int = 1_000,
 ) -> Results:
-    """Write a store of ``t`` (P, V) with standard errors of 0.5; ``n`` (G, V) people, ``omnibus`` (S, V) −log10 p."""
+    """Write a store of ``t`` (P, V) with standard errors of 0.5; ``n`` and ``more`` (G, V) people and
+    covariates beyond ``rank``, ``omnibus`` (S, V) −log10 p.
+    """
     p, v = t.shape
     names = [f"trait{i}" for i in range(p)] if names is None else list(names)
     groups = [0] * p if groups is None else list(groups)
@@ -59,14 +62,16 @@ def store(
     for number, start in enumerate(range(0, v, shard_size)):
         cut = slice(start, min(start + shard_size, v))
         every = np.repeat(frequency[None, cut], len(n), axis=0)
-        shard = Shard(np.arange(v)[cut], t[:, cut] * error[:, cut], error[:, cut], n[:, cut], every, omnibus[:, cut])
-        frame = shard_frame(shard, traits=names, omnibus_sets=sets)
+        rest = (n[:, cut], every, omnibus[:, cut], np.zeros((0, 0)) if more is None else more[:, cut])
+        shard = Shard(np.arange(v)[cut], t[:, cut] * error[:, cut], error[:, cut], *rest)
+        frame = shard_frame(shard, traits=names, omnibus_sets=sets, ranks_change=more is not None)
         frame.write_ipc(folder / "shards" / f"{number:06d}.arrow")
     run = {
         "statistic": statistic,
         "build": None,
         "covariates": [],
         "omnibus_sets": sets,
+        "ranks_change": more is not None,
         "omnibus_people": [500] * len(sets),
         "not_estimated": {"no variation": 3},
     }
