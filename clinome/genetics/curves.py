@@ -66,14 +66,14 @@ class Curve:
     def __init__(self, n_labels: int) -> None:
         """Hold nothing yet."""
         self.counts = np.zeros((n_labels, BINS), dtype=np.int64)
-        self._floors: Deviates | None = None  # a value under a label is among the largest only from here
+        self._floors = np.full(n_labels, -1, dtype=np.float32)  # a value under a label is among the largest only from here
         self._top: list[Floats] = []  # (columns, K): z, label, and what the exact p is made from
         self._held = 0
 
     def add(self, z: Deviates, label: NDArray[np.int64], counts: NDArray[np.int64], exact: Callable[[Places], Floats]) -> None:
         """Add |z| (V,) with their labels and :func:`histogram`; ``exact`` gives columns (·, K) of which p is made at K places."""
         self.counts += counts
-        if self._floors is None:  # without this every one of the first would be a candidate
+        if not self._top:  # without this every one of the first would be a candidate
             enough = (np.cumsum(counts[:, ::-1], axis=1)[:, ::-1] >= TOP).sum(axis=1)
             self._floors = np.where(enough > 0, _LOWER[enough - 1], -1.0).astype(np.float32)
         at = np.flatnonzero(z >= (self._floors.take(label, mode="clip") if len(counts) > 1 else self._floors))
@@ -82,14 +82,14 @@ class Curve:
         self._top.append(np.vstack([z[at], label[at], exact(at)]))
         self._held += len(at)
         if self._held > 8 * TOP * len(counts):
-            self._prune(self._floors)
+            self._prune()
 
-    def _prune(self, floors: Deviates) -> None:
+    def _prune(self) -> None:
         held = np.hstack(self._top)
         held = held[:, np.lexsort((-held[0], held[1]))]
         z, label = held[0], held[1].astype(np.int64)
         rank = np.arange(len(label)) - np.searchsorted(label, label)
-        floors[label[rank == TOP - 1]] = z[rank == TOP - 1]
+        self._floors[label[rank == TOP - 1]] = z[rank == TOP - 1]
         self._top = [held[:, rank < TOP]]
         self._held = self._top[0].shape[1]
 

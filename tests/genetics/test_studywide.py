@@ -125,6 +125,26 @@ def test_a_hundred_traits_have_their_own_lambda_and_one_pooled_curve(tmp_path: P
     assert np.array_equal(top, np.sort(np.concatenate([row[rare] for row in exact.values()]))[::-1][:60])
 
 
+def test_a_shard_whose_variants_were_all_left_out_by_filters_changes_nothing(tmp_path: Path) -> None:
+    generator = np.random.default_rng(6)
+    t, joint = generator.normal(size=(3, 900)), generator.exponential(size=(1, 900))
+    t[1, 500] = 9.0
+    results = store(tmp_path / "a", t, omnibus=joint, shard_size=300)
+    holed = store(tmp_path / "b", t, omnibus=joint, shard_size=300)
+    shards = holed.folder / "shards"
+    for number in (2, 1, 0):
+        (shards / f"{number:06d}.arrow").rename(shards / f"{2 * number + 1:06d}.arrow")
+    nothing = pl.read_ipc(shards / "000001.arrow").clear()
+    for number in (0, 2, 6):
+        nothing.write_ipc(shards / f"{number:06d}.arrow")
+    for made in (results, holed):
+        summarise(made, tests=3.0)
+    for name in ("manhattan", "qq", "lambdas", "hits"):
+        assert read(holed, name).equals(read(results, name)), name
+    assert holed.trait("trait1").equals(results.trait("trait1"))
+    assert holed.region("1", 250, 650).equals(results.region("1", 250, 650))
+
+
 def test_a_scan_without_an_estimate_is_refused_with_the_reasons(tmp_path: Path) -> None:
     results = store(tmp_path, np.full((2, 3), np.nan))
     with pytest.raises(StudyError, match=r"no variant has an estimate for any trait[\s\S]*3 variants: no variation"):
