@@ -307,6 +307,12 @@ def test_phased_bgen_with_men_on_x_is_read_as_plink_reads_it(
         assert phased.trait(trait)["effect_allele"].to_list() == bed.trait(trait)["effect_allele"].to_list()
         assert phased.trait(trait)["chromosome"].value_counts().sort("chromosome").rows() == [("1", 10), ("X", 10)]
     assert "have no estimate" not in phased.page
+    # Sex in the table of covariates and sex in the .sample are one: given, it is not added; not given, X is adjusted for it.
+    unsexed = saved(table(files.covariates).drop("sex"), tmp_path / "unsexed.tsv")
+    added = scan(genotypes=tmp_path / "phased.bgen", covariates=unsexed)
+    close(added.trait("height")[10:], phased.trait("height")[10:], within=1e-5)
+    assert "sex was added to the covariates, because chromosome X is scanned" in added.page
+    assert "sex was added" not in phased.page
 
 
 # --- traits -------------------------------------------------------------------------------------------------------------------
