@@ -47,6 +47,9 @@ def gwas(
     intervals: Annotated[Path | None, typer.Option(help="Regions to scan as a .bed of intervals (0-based, end excluded).")] = None,
     condition: Annotated[str | None, typer.Option(help="Variants whose counts join the covariates, by commas.")] = None,
     condition_list: Annotated[Path | None, typer.Option(help="The same as a list: one id a line.")] = None,
+    interaction: Annotated[
+        str | None, typer.Option(help="Covariate, a number or of two levels, with which effects may change: tests trait×covariate.")
+    ] = None,
     categorical: Annotated[str | None, typer.Option(help="Covariates coded by numbers that are categories, by commas.")] = None,
     missing_code: Annotated[list[str] | None, typer.Option(help="A code that means missing, e.g. -9; may be repeated.")] = None,
     sample: Annotated[Path | None, typer.Option(help="The .sample file of a BGEN.")] = None,
@@ -93,6 +96,7 @@ def gwas(
             export=(export.value,) if export else (),
             condition=_listed(condition),
             condition_list=condition_list,
+            interaction=interaction,
         ),
     )
     print_summary(run_study(study, out), out)

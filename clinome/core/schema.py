@@ -118,6 +118,21 @@ SUMMARY_STATISTICS = Table(
     ),
     key=(),
 )
+INTERACTIONS = Table(
+    "interactions",
+    "a variant × trait whose effect changes with the modifier, or that has an effect at any value of it",
+    (
+        *SUMMARY_STATISTICS.columns,
+        Column("interaction_beta", pl.Float64, "change of beta per unit of the modifier"),
+        Column("interaction_standard_error", pl.Float64, "of interaction_beta"),
+        Column("interaction_neg_log_10_p_value", pl.Float64, "−log10 p of interaction_beta = 0"),
+        Column(
+            "joint_neg_log_10_p_value", pl.Float64, "−log10 p of no effect at any value of the modifier (two degrees of freedom)"
+        ),
+    ),
+    key=(),
+)
+
 LOCI = Table(
     "loci",
     "an independent signal",
@@ -325,6 +340,7 @@ TABLES: tuple[Table, ...] = (
     IMAGES,
     VARIANTS,
     SUMMARY_STATISTICS,
+    INTERACTIONS,
     LOCI,
     GENES,
     SPLITS,

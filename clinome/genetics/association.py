@@ -34,8 +34,10 @@ from clinome.genetics.scan_inputs import Inputs, gather, refuse_explained
 from clinome.genetics.scan_job import Job, Model, run_shards, shard_rows
 from clinome.genetics.sex_chromosomes import Kind, analysed, kinds, sex_covariate, sexes
 from clinome.stats.exact import Columns
+from clinome.stats.interaction import digitise_interaction
 from clinome.stats.layout import digitise
 from clinome.stats.linear import Missing
+from clinome.stats.modifier import Modifier, modifier_of
 from clinome.stats.moments import Statistic
 from clinome.stats.omnibus import whiten
 from clinome.stats.residuals import Outcomes, Ragged, prepare, span
@@ -99,6 +101,7 @@ def associate(
     trait_covariates: pl.DataFrame | None = None,
     omnibus_sets: Mapping[str, pl.DataFrame] | None = None,
     options: Options | None = None,
+    interaction: pl.DataFrame | None = None,
     variants: NDArray[np.int64] | None = None,
 ) -> Results:
     """Scan every variant against every trait and write the result store into ``out``.
@@ -117,6 +120,10 @@ def associate(
         Named PHENOTYPES tables (raw traits, before any transform), each tested as a whole by Wilks' test on the people who
         have all of its traits. Sets must not share people when they are to be combined. Missing genotypes take their mean.
         A set with no more people than traits and covariates cannot be tested: it is left out, and ``run.json`` says so.
+    interaction
+        ``participant_id`` and one float column x without missing values, in its own units; it joins the covariates. Beside every
+        trait the results then hold ``trait×x``: by how much a copy's effect changes per unit of x
+        (:mod:`clinome.stats.interaction`).
     variants
         Rows of ``genotypes.variants`` to scan, ascending; None is all.
 
@@ -140,7 +147,13 @@ def associate(
     """
     options = options or Options()
     out = usable_folder(out)
-    given = gather(genotypes, traits, covariates, trait_covariates, omnibus_sets or {})
+    given = gather(genotypes, traits, covariates, trait_covariates, omnibus_sets or {}, interaction)
+    if given.modifier is not None and (options.statistic, options.ragged_traits) != ("t", "exact"):
+        raise StudyError(
+            "an interaction is tested by Student's t over each trait's own people",
+            got=f"statistic {options.statistic!r}, ragged traits {options.ragged_traits!r}",
+            do="leave both at their defaults",
+        )
     if given.own is not None and options.ragged_traits == "regenie":
         raise StudyError("REGENIE's approximation takes no covariates of single traits", do="take ragged_traits = 'exact'")
     rows = np.arange(genotypes.variants.height, dtype=np.int64) if variants is None else variants
@@ -155,7 +168,7 @@ def associate(
     refuse_explained(given.names, base.outcomes.groups)
     _begin(out, run)
     job = _job(genotypes, given, rows, regressed, options)
-    shards = shard_rows(rows, options.shard_size, len(given.names))
+    shards = shard_rows(rows, options.shard_size, len(given.tests))
     run_shards(job, shards, out, threads=options.threads, processes=options.processes)
     tested = {name: s.groups[0] for name, s in base.sets.items() if name in job.set_names}
     run["omnibus_sets"] = job.set_names
@@ -164,7 +177,7 @@ def associate(
     run["omnibus_left_out"] = {name: s.groups[0].n for name, s in base.sets.items() if name not in job.set_names}
     run["ranks_change"] = job.ranks_change
     run["notes"] = notes
-    _finish(out, run, given.names, base.outcomes, genotypes)
+    _finish(out, run, given.tests, base.outcomes, genotypes)
     return Results(out)
 
 
@@ -174,6 +187,7 @@ class _Regressed(NamedTuple):
     outcomes: Outcomes
     sets: dict[str, Outcomes]
     among: NDArray[np.bool_]
+    modifier: Modifier | None
 
 
 def _regressed(
@@ -186,7 +200,8 @@ def _regressed(
     sex, said = sex_covariate(kind[rows], cohort, given.covariates)
 
     def over(covariates: Floats, among: NDArray[np.bool_]) -> _Regressed:
-        basis = span(covariates, scale=scale)
+        table = covariates if given.modifier is None else np.column_stack([covariates, given.modifier[1]])
+        basis = span(table, scale=scale)
         mine, here = basis.among(given.analysed), among[given.analysed]
         within = None if here.all() else here
         outcomes = prepare(given.outcomes, mine, given.own, among=within, ragged=options.ragged_traits)
@@ -194,7 +209,8 @@ def _regressed(
         for name, (values, extra) in given.sets.items():
             both = mine if not extra.shape[1] else span(np.column_stack([mine.columns()[1:].T, extra]), scale=scale)
             sets[name] = whiten(np.where(here[:, None], values, np.nan), both, radial=options.radial_omnibus)
-        return _Regressed(outcomes, sets, here)
+        modifier = None if given.modifier is None else modifier_of(given.modifier[1], basis).among(given.analysed)
+        return _Regressed(outcomes, sets, here, modifier)
 
     everybody = np.ones(len(given.cohort), dtype=np.bool_)
     found = {Kind.AUTOSOME: over(given.covariates, everybody)}
@@ -235,7 +251,9 @@ def _job(genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], regressed
             (digitise(s, places=places, width=width), s.groups[0]) if _testable(s) else None for s in map(one.sets.get, names) if s
         ]
         more = np.array([g.rank for g in one.outcomes.groups])[: len(ranks)] - ranks
-        return Model(digitise(one.outcomes, places=places, width=width), sets, Columns(masks), more.astype(np.int8))
+        interaction = None if one.modifier is None else digitise_interaction(one.outcomes, one.modifier, places=places, width=width)
+        prepared = digitise(one.outcomes, places=places, width=width)
+        return Model(prepared, interaction, sets, Columns(masks), more.astype(np.int8))
 
     models = {Kind.AUTOSOME: model(base, False)}
     for k in sorted({Kind(k) for k in np.unique(kind[rows])} - {Kind.AUTOSOME}):
@@ -244,7 +262,7 @@ def _job(genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], regressed
     return Job(
         source=genotypes,
         read=None if whole else given.people,
-        names=given.names,
+        names=given.tests,
         set_names=names,
         models=models,
         kinds=kind,
@@ -274,6 +292,7 @@ def _described(
         "build": genotypes.build,
         "covariates": [] if covariates is None else [c for c in covariates.columns if c != "participant_id"],
         "trait_covariates": given.own is not None,
+        "interaction": None if given.modifier is None else given.modifier[0],
         "omnibus_sets": list(given.sets),
     }
     kind, people = kinds(genotypes.variants, genotypes.build)[0][rows], sexes(genotypes.samples)
@@ -286,6 +305,7 @@ def _described(
         *(a for pair in given.sets.values() for a in pair),
     ]
     arrays += [] if given.own is None else [given.own]
+    arrays += [] if given.modifier is None else [given.modifier[1]]
     arrays += [kind, people.male, people.female] if kind.any() else []
     digests = [_digest(array) for array in arrays]
     return run | {"fingerprint": fingerprint(clinome.__version__, *genotypes.paths, digests, given.names, run)}
@@ -333,9 +353,11 @@ def _finish(out: Path, run: dict[str, Any], names: list[str], outcomes: Outcomes
     with replacing(out / "variants.parquet") as temporary:
         variants.write_parquet(temporary)
     rows: dict[str, list[Any]] = {"trait": names, "group": [0] * len(names), "n": [0] * len(names), "rank": [0] * len(names)}
+    n_traits = sum(len(group.outcomes) for group in outcomes.groups)
     for i, group in enumerate(outcomes.groups):
         for p, rank in zip(group.outcomes, group.ranks(), strict=True):
-            rows["group"][p], rows["n"][p], rows["rank"][p] = i, group.n, int(rank)
+            for more, q in enumerate(range(int(p), len(names), n_traits)):  # the trait; its interaction, which has a column more
+                rows["group"][q], rows["n"][q], rows["rank"][q] = i, group.n, int(rank) + more
     with replacing(out / "traits.parquet") as temporary:
         pl.DataFrame(rows).write_parquet(temporary)
     if "heterozygous_haploids" in seen.columns and (lost := int(seen["heterozygous_haploids"].sum())):

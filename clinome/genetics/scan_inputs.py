@@ -24,7 +24,8 @@ class Inputs(NamedTuple):
     ``cohort`` (C,) are the rows of the samples who have covariates, and ``covariates`` (C, K) theirs: the basis of the covariates
     is that of the cohort, so that it does not change with the traits at hand. ``analysed`` (C,) says who of them has a trait;
     the other arrays are over these alone: ``outcomes`` (N, P), ``own`` (N, P) one more covariate for each trait, or None, ``sets``
-    for each omnibus set its values (N, D) and its further covariates (N, E).
+    for each omnibus set its values (N, D) and its further covariates (N, E). ``modifier``: name and values (C,) of what the
+    effects interact with, or None.
     """
 
     names: list[str]
@@ -34,6 +35,12 @@ class Inputs(NamedTuple):
     outcomes: Floats
     own: Floats | None
     sets: dict[str, tuple[Floats, Floats]]
+    modifier: tuple[str, Floats] | None
+
+    @property
+    def tests(self) -> list[str]:
+        """Return the names that results are kept by: those of the traits and, with a modifier x, ``trait×x`` for each."""
+        return self.names if self.modifier is None else self.names + [f"{name}×{self.modifier[0]}" for name in self.names]
 
     @property
     def people(self) -> NDArray[np.int64]:
@@ -47,6 +54,7 @@ def gather(
     covariates: pl.DataFrame | None,
     trait_covariates: pl.DataFrame | None,
     omnibus_sets: Mapping[str, pl.DataFrame],
+    interaction: pl.DataFrame | None,
 ) -> Inputs:
     """Bring the tables of a scan to the same people.
 
@@ -79,7 +87,13 @@ def gather(
     own = None if trait_covariates is None else _matrix(order, trait_covariates.select("participant_id", *names))
     sets = {name: _omnibus_set(order, frame, trait_covariates) for name, frame in omnibus_sets.items()}
     _refuse_unusable(names, outcomes, table.shape[1])
-    return Inputs(names, cohort, table, analysed, outcomes, own, sets)
+    modifier = None if interaction is None else _modifier(ids.gather(cohort).to_frame(), interaction)
+    inputs = Inputs(names, cohort, table, analysed, outcomes, own, sets, modifier)
+    if len(set(inputs.tests)) < len(inputs.tests):
+        raise TraitError(
+            "two traits, or a trait and an interaction, have the same name", got=", ".join(inputs.tests[:20]), do="rename one"
+        )
+    return inputs
 
 
 def _covariates(order: pl.DataFrame, covariates: pl.DataFrame) -> Floats:
@@ -92,6 +106,15 @@ def _covariates(order: pl.DataFrame, covariates: pl.DataFrame) -> Floats:
             do="build the covariates with clinome.cohort.covariates.design, or leave those people out",
         )
     return table
+
+
+def _modifier(order: pl.DataFrame, table: pl.DataFrame) -> tuple[str, Floats]:
+    """Return name and values (C,) of the one column of a table of what effects interact with."""
+    (name,) = [c for c in table.columns if c != "participant_id"]
+    values = _covariates(order, table)[:, 0]
+    if values.min() == values.max():
+        raise TraitError(f"{name!r} is the same for everybody, so no effect can change with it", got=f"{values[0]:g}")
+    return name, values
 
 
 def _omnibus_set(order: pl.DataFrame, table: pl.DataFrame, trait_covariates: pl.DataFrame | None) -> tuple[Floats, Floats]:

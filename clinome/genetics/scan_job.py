@@ -24,6 +24,7 @@ from clinome.genetics.filters import Filters, failed, tally
 from clinome.genetics.results import REASONS, Shard, shard_frame
 from clinome.genetics.sex_chromosomes import Kind, Sexes, copies, recode
 from clinome.stats.exact import Columns, Counts
+from clinome.stats.interaction import PreparedInteraction, scan_interaction
 from clinome.stats.layout import Prepared
 from clinome.stats.linear import Missing, scan
 from clinome.stats.moments import Scan, Statistic
@@ -39,12 +40,14 @@ _SHARD = 40_000_000  # variants × traits of a shard
 class Model(NamedTuple):
     """What is regressed on the variants of one kind of chromosome.
 
+    ``interaction`` serves the interaction with a covariate, where one is asked for.
     ``sets`` holds the prepared outcomes of each omnibus set with their group, or None where the set cannot be tested. ``people``
     are 0/1 columns over the columns of the counts: who is analysed, and on X who of them are women. ``more`` (G,): how many
     more covariate columns than on autosomes each group has.
     """
 
     prepared: Prepared
+    interaction: PreparedInteraction | None
     sets: list[tuple[Prepared, Group] | None]
     people: Columns
     more: NDArray[np.int8]
@@ -175,8 +178,12 @@ def _scan_block(job: Job, lock: threading.Lock, rows: NDArray[np.int64]) -> _Sca
     if len(kept) < len(rows):
         counts = counts[kept]
     found = scan(counts, model.prepared, statistic=job.statistic, missing=job.missing)
+    estimates = [(found.beta, found.standard_error)]
+    if model.interaction is not None:
+        interaction = scan_interaction(counts, model.interaction, missing=job.missing)
+        estimates.append((interaction.beta, interaction.standard_error))
     per_copy = 2 / int(copies(np.array([kind]))[0])
-    beta, error = (np.multiply(values, per_copy, dtype=np.float32) for values in (found.beta, found.standard_error))
+    beta, error = (np.multiply(np.vstack(values), per_copy, dtype=np.float32) for values in zip(*estimates, strict=True))
     strength = np.full((len(model.sets), len(kept)), np.nan)
     for i, tested in enumerate(model.sets):
         if tested is not None:

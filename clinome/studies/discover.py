@@ -35,6 +35,7 @@ from clinome.genetics.association import associate
 from clinome.genetics.clumping import find_loci, save_loci
 from clinome.genetics.export import RANKED, export, remove_export
 from clinome.genetics.hits import hit_notes
+from clinome.genetics.interaction import save_interactions
 from clinome.genetics.results import Results
 from clinome.genetics.selection import Selected, select
 from clinome.genetics.studywide import inflation_warnings, summarise, thresholds
@@ -45,7 +46,15 @@ from clinome.studies.methods import headline, methods
 from clinome.studies.people import People, gather, load_people, read_covariates, rows_of, save_people
 from clinome.studies.stages import Stages
 from clinome.studies.study_file import Study
-from clinome.studies.traits import Analysed, analyse, conditioning_ids, imbalance_warnings, load_analysed, save_analysed
+from clinome.studies.traits import (
+    Analysed,
+    analyse,
+    conditioning_ids,
+    imbalance_warnings,
+    load_analysed,
+    modifier_name,
+    save_analysed,
+)
 from clinome.studies.truth import Compared, compare
 
 
@@ -79,6 +88,7 @@ def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
         scanned = select(genotypes.variants, study.genotypes.scanned)
         conditioning_ids(study, genotypes.variants)  # a wrong list is said now, not after an encoder was trained
         covariates = read_covariates(study.covariates)
+        modifier_name(study, covariates)
         table, images, trait_ids = _sources(study)
         keys = _Keys(study, genotypes, images)
         folder = stages.run("people", keys.people, lambda d: save_people(gather(study, genotypes, trait_ids, covariates), d))
@@ -163,7 +173,7 @@ class _Keys:
         analysis = (study.cohort.principal_components, study.phenotypes.transform, study.phenotypes.adjust, study.study.seed)
         conditioned = (study.gwas.condition, study.gwas.condition_list)
         gaps = study.gwas.options.missing_genotypes if any(conditioned) else None
-        self.traits = fingerprint(self.phenotypes, analysis, conditioned, gaps)
+        self.traits = fingerprint(self.phenotypes, analysis, conditioned, gaps, study.gwas.interaction)
         self.gwas = fingerprint(self.traits, study.gwas.options.of_results(), about.scanned)
 
 
@@ -233,9 +243,12 @@ def _scan(run: _Run, analysed: Analysed, folder: Path) -> None:
         trait_covariates=analysed.own,
         omnibus_sets=_sets(analysed.raw) if study.gwas.omnibus else {},
         options=replace(study.gwas.options, radial_omnibus=_radial(study)),
+        interaction=analysed.modifier,
         variants=run.scanned.rows,
     )
     summarise(results, tests=analysed.effective_tests, alpha=study.loci.clumping.alpha)
+    if analysed.modifier is not None:
+        save_interactions(results)
 
 
 def _limits(study: Study, analysed: Analysed, results: Results) -> Any:

@@ -74,6 +74,11 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
     }[run["missing_genotypes"]]
     test = {"t": "Student's t of the full model", "score": "a score test (χ², one degree of freedom)"}[run["statistic"]]
     said.append(f"Every variant was tested against every trait by linear regression on allele counts, by {test}; {missing}.")
+    if run["interaction"]:
+        said.append(
+            f"For every trait the interaction of the variant with {run['interaction']} was tested as well, by Student's t of a "
+            "model with both; a joint test of two degrees of freedom asks for an effect at any value of it (Kraft et al. 2007)."
+        )
     if run["omnibus_sets"]:
         who = " and ".join(f"{n:,}" for n in run["omnibus_people"])
         said.append(

@@ -122,6 +122,8 @@ class Scan:
 
     ``condition`` names variants whose counts join the covariates, ``condition_list`` is a file with one id a line: what is left
     beside them is scanned. A missing genotype there takes the mean, or its person is left out, as ``missing_genotypes`` says.
+    ``interaction`` names a covariate, a number or of two levels: for every trait T the scan also tests T×covariate, how a copy's
+    effect changes with it.
     """
 
     options: Options = field(default_factory=Options)
@@ -129,6 +131,7 @@ class Scan:
     export: tuple[Literal["gwas-ssf", "regenie", "plink2"], ...] = ()
     condition: tuple[str, ...] = ()
     condition_list: Path | None = None
+    interaction: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from clinome.formats.genotypes import Genotypes
 from clinome.formats.table import LoadedTable
 from clinome.genetics.conditioning import Conditioned, condition_on
 from clinome.genetics.selection import read_ids, rows_of_ids
+from clinome.stats.modifier import variance_ratio
 from clinome.stats.multiple_testing import correlation_of_tests, effective_tests
-from clinome.stats.residuals import prepare, span
+from clinome.stats.residuals import Outcomes, prepare, span
 from clinome.stats.transform import rank_inverse_normal
 from clinome.studies.people import People, covariate_frame, load_flow, rows_of, save_flow, some_of
 from clinome.studies.study_file import Study
@@ -34,13 +36,15 @@ _CONDITION = "the variants to condition on"
 class Analysed:
     """What is scanned: tables keyed by participant, the finished flow, and what the stage has to say.
 
-    ``traits`` after the transform; ``raw`` before it (the omnibus takes those); ``own``: one covariate a trait, or None.
+    ``traits`` after the transform; ``raw`` before it (the omnibus takes those); ``own``: one covariate a trait, or None;
+    ``modifier``: what effects interact with, in its own units, or None.
     """
 
     traits: pl.DataFrame
     raw: pl.DataFrame
     covariates: pl.DataFrame | None
     own: pl.DataFrame | None
+    modifier: pl.DataFrame | None
     metrics: pl.DataFrame
     flow: Flow
     effective_tests: float
@@ -102,6 +106,13 @@ def analyse(
     present = np.isfinite(residuals)
     tests = effective_tests(correlation_of_tests(np.where(present, residuals, 0.0), present))
     analysed = rank_inverse_normal(residuals) if study.phenotypes.transform == "rank-normal" else values
+    modifier = None
+    if study.gwas.interaction is not None and covariates is not None and clinical is not None:
+        modifier = _modifier(study.gwas.interaction, cohort, covariates.frame, clinical)
+        tests *= 2  # of each trait, its own and that of its interaction, which are nearly independent
+        notes += _variance_notes(
+            prepare(analysed, basis, own), names, order.join(modifier, on="participant_id", maintain_order="left")
+        )
     binary = [n for j, n in enumerate(names) if set(np.unique(values[np.isfinite(values[:, j]), j])) in ({0.0, 1.0}, {1.0, 2.0})]
     if binary:
         notes.append(
@@ -114,6 +125,7 @@ def analyse(
         phenotypes,
         table,
         None if own is None else _keyed(order, own, names),
+        modifier,
         metrics,
         flow,
         tests,
@@ -135,6 +147,65 @@ def conditioning_ids(study: Study, variants: pl.DataFrame) -> list[str]:
     if ids:
         rows_of_ids(variants, ids, where=_CONDITION)
     return ids
+
+
+def modifier_name(study: Study, covariates: LoadedTable | None) -> str | None:
+    """Return the covariate that effects interact with, when it is there.
+
+    Raises
+    ------
+    StudyError
+        When there is no such covariate, with near names.
+    """
+    name = study.gwas.interaction
+    known = [] if covariates is None else [c for c in covariates.frame.columns if c != "participant_id"]
+    if name is not None and name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        raise StudyError(
+            f"there is no covariate {name!r} to interact with" + (f"; did you mean {near[0]!r}?" if near else ""),
+            got=", ".join(known) or "no covariates",
+            do="name a column of the covariates",
+        )
+    return name
+
+
+def _modifier(name: str, cohort: pl.DataFrame, covariates: pl.DataFrame, clinical: pl.DataFrame) -> pl.DataFrame:
+    """Return what effects interact with: a number in its own units, or 0 and 1 for a covariate of two levels."""
+    if name in clinical.columns:
+        return cohort.join(
+            covariates.select("participant_id", pl.col(name).cast(pl.Float64)), on="participant_id", maintain_order="left"
+        )
+    levels = [c for c in clinical.columns if c.startswith(f"{name}=")]
+    if len(levels) != 1:
+        raise StudyError(
+            f"the covariate {name!r} cannot interact",
+            got=f"{len(levels) + 1} levels" if levels else "a constant, or a combination of other covariates",
+            expected="a number, or two levels",
+            do="make a column of two levels" if levels else None,
+        )
+    return clinical.select("participant_id", levels[0])
+
+
+_VARIANCE = 0.05  # by how much a test may be off before it is said, and …
+_CHANCE = 8.0  # … this over √people: four standard errors of the ratio for a normal trait and modifier
+
+
+def _variance_notes(outcomes: Outcomes, names: list[str], modifier: pl.DataFrame) -> list[str]:
+    """Name the traits whose variance follows the modifier, which makes all tests of the interaction wrong."""
+    label = modifier.columns[1]
+    ratio = variance_ratio(outcomes, modifier[label].to_numpy())
+    people = np.zeros(len(names))
+    for group in outcomes.groups:
+        people[group.outcomes] = group.n
+    off = np.flatnonzero(np.abs(ratio - 1) > np.maximum(_VARIANCE, _CHANCE / np.sqrt(people)))
+    if not len(off):
+        return []
+    worst = off[np.argsort(-np.abs(ratio[off] - 1), kind="stable")]
+    some = ", ".join(f"{names[p]} {ratio[p]:.2f}" for p in worst[:5]) + (", …" if len(worst) > 5 else "")
+    return [
+        f"the variance of {len(off):,} {'trait changes' if len(off) == 1 else 'traits change'} with {label}: "
+        f"at variants without interaction its χ² is off by a factor ({some}); divide by it, or transform the trait"
+    ]
 
 
 def _conditioned(study: Study, genotypes: Genotypes, flow: Flow, covariates: LoadedTable | None) -> Conditioned | None:
@@ -239,6 +310,7 @@ def save_analysed(analysed: Analysed, folder: Path) -> None:
         "raw": analysed.raw,
         "covariates": analysed.covariates,
         "own": analysed.own,
+        "modifier": analysed.modifier,
         "metrics": check(analysed.metrics, METRICS),
     }
     for name, frame in tables.items():
@@ -266,6 +338,7 @@ def load_analysed(folder: Path) -> Analysed:
         raw,
         table("covariates"),
         table("own"),
+        table("modifier"),
         metrics,
         load_flow(folder / "flow.json"),
         about["effective_tests"],

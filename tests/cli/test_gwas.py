@@ -263,6 +263,37 @@ def test_a_conditional_scan_has_no_signal_left_at_its_variant(gwas: Callable[...
     assert flow["dropped"].to_list() == [lacking]
 
 
+def test_effects_that_change_with_a_covariate(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
+    age = covariates_of(files)["age"].to_numpy()
+    grows = np.maximum(files.counts[7], 0) * (age - 55) * 0.15 + np.random.default_rng(5).normal(size=300) * np.exp(
+        0.08 * (age - 55)
+    )
+    traits = traits_of(files).with_columns(pl.Series("growth", grows))
+    phenotypes = saved(traits, tmp_path / "growth.tsv")
+    said = gwas(phenotypes=phenotypes, interaction="age", export="regenie")
+    assert said.code == 0, said.err
+    assert "loci: 2" in said.out
+    assert "the variance of 1 trait changes with age" in said.err
+    loci = pl.read_parquet(tmp_path / "out" / "loci" / "loci.parquet")
+    assert loci.select("variant_id", "best_trait").rows() == [("v7", "growth×age"), (f"v{CAUSAL}", "height")]
+    effect = read_sumstats(tmp_path / "out" / "growth_age.regenie.tsv.gz").filter(pl.col("variant_id") == "v7")
+    assert effect["beta"][0] == pytest.approx(0.15, abs=3 * effect["standard_error"][0])  # per year, not per standard deviation
+    found = pl.read_parquet(tmp_path / "out" / "gwas" / "interactions.parquet")
+    assert found.select("variant_id", "trait").rows() == [(f"v{CAUSAL}", "height"), ("v7", "growth")]
+    assert "the interaction of the variant with age" in (tmp_path / "out" / "report.html").read_text()
+    plain = gwas(phenotypes=phenotypes, export="regenie", out=tmp_path / "plain")
+    assert plain.code == 0
+    assert all(
+        gzip.decompress((tmp_path / out / "growth.regenie.tsv.gz").read_bytes())
+        == gzip.decompress((tmp_path / "plain" / "growth.regenie.tsv.gz").read_bytes())
+        for out in ("out", "plain")
+    )
+    two = covariates_of(files).with_columns(pl.col("sex").replace_strict({0: "f", 1: "m"}))
+    assert gwas(covariates=saved(two, tmp_path / "words.tsv"), interaction="sex", out=tmp_path / "sex").code == 0
+    names = pl.read_parquet(tmp_path / "sex" / "gwas" / "traits.parquet")["trait"].to_list()
+    assert names[2:] in (["height×sex=m", "weight×sex=m"], ["height×sex=f", "weight×sex=f"])
+
+
 # --- bad input: one clear error, nothing half-written ---------------------------------------------------------------------------
 
 
@@ -331,6 +362,9 @@ def test_names_that_are_not_there_are_answered_with_near_ones(gwas: Callable[...
     assert_refused(gwas(region="7:1-9"), out, "no variant lies in the region", "'7:1-9'", "chromosomes of the genotypes (1, 2)")
     assert_refused(gwas(extract=files.traits), out, "no variant has one of these ids", "'person0000'", "'v0'", "traits.tsv")
     assert_refused(gwas(condition="rs1"), out, "no variant has one of these ids", "the variants to condition on", "'rs1'")
+    assert_refused(gwas(interaction="aeg"), out, "no covariate 'aeg' to interact with; did you mean 'age'?", "age, sex, centre")
+    assert_refused(gwas(interaction="age", covariates=None), out, "no covariate 'age' to interact with", "no covariates")
+    assert_refused(gwas(interaction="centre"), out, "the covariate 'centre' cannot interact", "3 levels")
     assert_refused(gwas(intervals=files.genotypes), out, "this is a PLINK .bed of genotypes")
     assert_refused(gwas(hwe=-1), out, "the filter hwe is out of range", "0 to 1")
     assert_refused(gwas(maf=0.7), out, "the filter maf is out of range", "0 to 0.5")
