@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int8] | NDArray[np.int32] | NDArray[np.int64]
-BITS = 20  # of an entry's typical size: rounding is 2⁻²⁰/√12 = 2.8e-7 of it, and so 2.8e-7 standard errors of a sum of outcomes
-FINE_BITS = 30  # for columns whose sums are squared and subtracted (covariates): as many as 32-bit integers hold
+_BITS = 20  # of a typical entry: rounding is 2⁻²⁰/√12 = 2.8e-7 of it, and moves an estimate by 2.8e-7 standard errors
+FINE_BITS, _SMALL = 30, 4_096  # in cohorts so small that products take no time worth saving
 _MOST = 2.0**31 - 2  # the largest entry
 _EXACT = 2.0**52  # sums stay below: one bit is left for the rounding of the entries themselves
 _CPU_PEOPLE, _PAD = 2**22, 32  # 32-bit sums of 8-bit digits × counts hold below; CUDA's product wants multiples of 8, over 16
+_SLOWER = 2.0  # times float64: an 8-bit product without kernels for it is many times slower, and a busy machine less than this
 
 
 class FixedPoint(NamedTuple):
@@ -42,7 +43,12 @@ class FixedPoint(NamedTuple):
         return self._replace(integers=self.integers[rows])
 
 
-def fixed_point(columns: Floats, *, largest_count: int, bits: int = BITS) -> FixedPoint:
+def bits_for(people: int) -> int:
+    """Return how many bits a typical entry of a column over a cohort of ``people`` gets."""
+    return FINE_BITS if people <= _SMALL else _BITS
+
+
+def fixed_point(columns: Floats, *, largest_count: int, bits: int = _BITS) -> FixedPoint:
     """Round each column to integers × unit such that Σ|integer| · ``largest_count`` < 2⁵³.
 
     Parameters
@@ -86,6 +92,9 @@ class Engine(NamedTuple):
         return f"8-bit integers, base {self.base}, {self.device}" if self.kind == "int8" else "float64"
 
 
+_FLOAT64 = Engine("float64", 0, "cpu")
+
+
 class Columns:
     """Integer columns (N, C), ready to be multiplied with any number of blocks of counts.
 
@@ -100,7 +109,7 @@ class Columns:
     def __init__(self, integers: NDArray[np.int32], engine: Engine | None = None) -> None:
         self.integers = integers
         engine = engine or best_engine()
-        self.engine = engine if len(integers) <= _CPU_PEOPLE else Engine("float64", 0, "cpu")
+        self.engine = engine if len(integers) <= _CPU_PEOPLE else _FLOAT64
         self._planes: list[slice | NDArray[np.int64]] = []
         self._digits: Any = None
         if self.engine.kind == "int8":
@@ -216,11 +225,22 @@ def best_engine(device: str = "auto") -> Engine:
             return Engine("int8", 256, "cuda")
         for base in (256, 128):
             engine = Engine("int8", base, "cpu")
-            if device != "gpu" and self_check(engine) and _seconds(engine) < _seconds(Engine("float64", 0, "cpu")):
+            if device != "gpu" and self_check(engine) and _seconds(engine) < _SLOWER * _seconds(_FLOAT64):
                 return engine
     if device == "gpu":
         raise RuntimeError("there is no GPU here whose 8-bit product is right")
-    return Engine("float64", 0, "cpu")
+    return _FLOAT64
+
+
+def one_thread(threads: int = 1) -> int:
+    """Let a product of this thread use so many processors (a scan's own threads are over blocks); return how many it used."""
+    try:
+        import torch
+    except ImportError:
+        return 1
+    before = int(torch.get_num_threads())
+    torch.set_num_threads(threads)
+    return before
 
 
 def self_check(engine: Engine) -> bool:
@@ -241,12 +261,16 @@ def self_check(engine: Engine) -> bool:
 
 
 def _seconds(engine: Engine) -> float:
-    """Time a small product."""
+    """Time a small product, the quickest of some."""
     from time import perf_counter
 
-    columns = Columns(np.full((2_048, 32), 2**22, np.int32), engine)
+    columns = Columns(np.full((2_048, 64), 2**22, np.int32), engine)
     counts = np.ones((256, 2_048), np.int8)
-    columns.product(counts)
-    start = perf_counter()
-    columns.product(counts)
-    return perf_counter() - start
+    times = []
+    before = one_thread()  # two would wait for each other on a busy machine
+    for _ in range(4):
+        start = perf_counter()
+        columns.product(counts)
+        times.append(perf_counter() - start)
+    one_thread(before)
+    return min(times)

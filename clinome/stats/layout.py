@@ -9,19 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import BITS, FINE_BITS, Columns, FixedPoint, fixed_point
+from clinome.stats.exact import Columns, FixedPoint, bits_for, fixed_point
 from clinome.stats.residuals import Outcomes
 
 Floats = NDArray[np.float64]
 _WIDTH = 1_024  # outcomes of one matrix product
-_SMALL = 4_096  # people of a cohort whose product takes no time worth saving: outcomes keep the finer rounding there
 
 
 class Coarse(NamedTuple):
-    """Integer columns, by how many bits to ``shift`` so that sums of products of two stay below 2⁵³, and ``unit`` after it."""
+    """Integer columns (N, C) with so few bits that sums of products of two stay below 2⁵³, and what a ``unit`` is worth."""
 
-    integers: NDArray[np.int32]
-    shift: NDArray[np.int32]
+    integers: Floats
     unit: Floats
 
     @classmethod
@@ -29,11 +27,7 @@ class Coarse(NamedTuple):
         """Choose the bits for sums over at most ``people``."""
         bits = (51 - int(np.ceil(np.log2(max(people, 2))))) // 2  # Σ|ab| ≤ √Σa² √Σb² ≤ people · 4^bits (Cauchy and Schwarz)
         shift = np.maximum(fixed.bits - bits, 0)
-        return cls(fixed.integers, shift, fixed.unit * np.ldexp(1.0, shift))
-
-    def rows(self, people: NDArray[np.int64], columns: slice = slice(None)) -> Floats:
-        """Return whole numbers for ``people`` (b, m): (b, m, C)."""
-        return np.rint(self.integers[:, columns][people] * np.ldexp(1.0, -self.shift[columns]))
+        return cls(np.rint(fixed.integers * np.ldexp(1.0, -shift)), fixed.unit * np.ldexp(1.0, shift))
 
 
 class Batch(NamedTuple):
@@ -113,16 +107,17 @@ def digitise(outcomes: Outcomes, *, places: NDArray[np.int64] | None = None, wid
         result[places[rows]] = values[rows]
         return result
 
-    def fixed(columns: list[Floats], bits: int) -> FixedPoint:
+    def fixed(columns: list[Floats]) -> FixedPoint:
+        bits = bits_for(outcomes.basis.cohort)
         found = [fixed_point(some, largest_count=largest, bits=bits) for some in columns]
         unit, typical = np.concatenate([f.unit for f in found]), np.concatenate([f.bits for f in found])
         return FixedPoint(placed(np.hstack([f.integers for f in found])), unit, typical)
 
     masks = placed(np.stack([g.mask for g in groups], axis=1).astype(np.int32))
     basis = outcomes.basis.fixed._replace(integers=placed(outcomes.basis.fixed.integers))
-    residuals = fixed([g.residuals for g in groups], FINE_BITS if outcomes.basis.cohort <= _SMALL else BITS)
+    residuals = fixed([g.residuals for g in groups])
     owns = [g.own for g in groups if g.own is not None]
-    own = fixed(owns, FINE_BITS) if owns else None
+    own = fixed(owns) if owns else None
     order = np.concatenate([g.outcomes for g in groups])
     batches = []
     for start in range(0, max(len(order), 1), _WIDTH):
@@ -150,13 +145,17 @@ def digitise(outcomes: Outcomes, *, places: NDArray[np.int64] | None = None, wid
         residuals=residuals,
         own=own,
         batches=batches,
-        absent=[_absent(masks, i, basis.integers) for i in range(len(groups))],
+        absent=_absent(masks > 0, basis.integers),
     )
 
 
-def _absent(masks: NDArray[np.int32], group: int, basis: NDArray[np.int32]) -> Absent | None:
-    """Choose the fewer people to sum the basis over: those a group lacks, or its own. The sums are the same integers."""
-    mine = np.flatnonzero(masks[:, group])
-    lacking = np.flatnonzero(masks.any(axis=1) & (masks[:, group] == 0))
-    people, sign = (lacking, -1) if len(lacking) <= len(mine) else (mine, 1)
-    return Absent(people, Columns(basis[people]), sign) if len(lacking) and basis.shape[1] else None
+def _absent(masks: NDArray[np.bool_], basis: NDArray[np.int32]) -> list[Absent | None]:
+    """Choose for each group the fewer people to sum the basis over: those it lacks, or its own. The sums are the same integers."""
+    everybody = masks.any(axis=1)
+    found: list[Absent | None] = []
+    for mask in np.ascontiguousarray(masks.T):
+        mine, lacking = np.flatnonzero(mask), np.flatnonzero(everybody & ~mask)
+        people, sign = (lacking, -1) if len(lacking) <= len(mine) else (mine, 1)
+        needed = len(lacking) > 0 and basis.shape[1] > 0
+        found.append(Absent(people, Columns(basis[people]), sign) if needed else None)
+    return found

@@ -37,11 +37,11 @@ def leave_out(
         here = sums.at(rows, some)
         q, unit, factor, singular = _factor_of_observed(people, there, prepared)
         solved = forward(factor, here.z)
-        variance = variance_of(here, solved)
+        variance = variance_of(here, here.z, factor)
         df = here.observed - prepared.rank
         reason = np.where(singular & (df >= 2), np.int8(2), reason_of(here, variance, df))
         result.n[:, rows], result.reason[:, rows] = here.observed.astype(np.int64), reason
-        y = coarse.rows(people, batch.outcomes)
+        y = coarse.integers[:, batch.outcomes][people]
         scale = coarse.unit[batch.outcomes, None]
         steps = forward(factor[:, :, of], -over(q, y) * unit[:, None, None] * scale)
         cov, yy = gy[:, rows], whole - over(there[..., None].astype(np.float64), y * y)[0] * scale * scale
@@ -51,7 +51,7 @@ def leave_out(
             if k:  # the intercept's share went with the mean count
                 cov = cov - solved[k][of] * step
         if own is not None and coarse_own is not None:
-            o = coarse_own.rows(people, batch.outcomes)
+            o = coarse_own.integers[:, batch.outcomes][people]
             size = coarse_own.unit[batch.outcomes, None]
             more = forward(factor[:, :, of], -over(q, o) * unit[:, None, None] * size)
             left = np.ones_like(yy) - over(there[..., None].astype(np.float64), o * o)[0] * size * size
@@ -78,14 +78,19 @@ def _factor_of_observed(
     A − Q_S'Q_S, and which of them are singular (G, b).
     """
     coarse = prepared.coarse[0]
-    q = np.concatenate([np.ones((*people.shape, 1)), coarse.rows(people)], axis=2) * there[..., None]
     unit = np.concatenate([[1.0], coarse.unit])
-    j, k = np.tril_indices(len(unit))
+    q = np.empty((*people.shape, len(unit)))
+    q[..., 0], q[..., 1:] = there, coarse.integers[people] * there[..., None]
     masks = prepared.masks.floats[people]
-    lost = over(q[:, :, j] * q[:, :, k], masks) * (unit[j] * unit[k])[:, None, None]
-    gram = np.repeat(prepared.grams, len(people), axis=3)
-    gram[j, k] -= lost
-    gram[k, j] = gram[j, k]
+    if masks.shape[2] == 1:
+        q *= masks
+        lost = over(q, q)[:, :, None]
+    else:
+        j, k = np.tril_indices(len(unit))
+        lost = np.empty((len(unit), len(unit), masks.shape[2], len(people)))
+        lost[j, k] = over(q[:, :, j] * q[:, :, k], masks)
+        lost[k, j] = lost[j, k]
+    gram = prepared.grams - lost * (unit[:, None] * unit)[:, :, None, None]
     dropped = np.isinf(prepared.factors[np.arange(len(unit)), np.arange(len(unit))])
     factor, singular = cholesky(gram, dropped)
     return q, unit, factor, singular

@@ -71,7 +71,7 @@ def scan(counts: Counts, prepared: Prepared, *, statistic: Statistic = "t", miss
     if prepared.approximate:
         variance, slopes = _of_masked_residuals(sums, means, z, prepared)
     else:
-        variance, slopes = variance_of(sums, forward(prepared.factors, z)), None
+        variance, slopes = variance_of(sums, z, prepared.factors), None
     reason = reason_of(sums, variance, observed - prepared.rank)
     variance = np.where(reason == 0, variance, np.nan)
     frequency = np.where(sums.observed > 0, ratio(sums.total, 2 * prepared.scale * sums.observed), np.nan)

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from clinome.stats.exact import Columns, Counts
 from clinome.stats.layout import Prepared
+from clinome.stats.projection import forward
 
 Floats = NDArray[np.float64]
 Statistic = Literal["t", "score"]
 COLLINEAR = 1e-6  # a count of whose variance the covariates leave less than this share has no beta
 _RESOLVED = 2.0**-50  # share of a sum of squares below which a remainder is rounding
 _PRODUCTS = 8_000_000  # floats gathered at once for sums over missing people
+_IN_CACHE = 8  # groups whose sums with the basis stay in the processor's cache
 
 
 class Scan(NamedTuple):
@@ -50,8 +52,9 @@ class Cells(NamedTuple):
     def of(cls, counts: Counts) -> Cells:
         """Find the missing ones among ``counts`` (V, N)."""
         rows = np.flatnonzero(counts.min(axis=1, initial=0) < 0)
-        row, people = np.nonzero(counts[rows] < 0)
-        return cls(rows, people, np.searchsorted(row, np.arange(len(rows) + 1)), counts.shape[1])
+        width = counts.shape[1]
+        row, people = np.divmod(np.flatnonzero(counts[rows] < 0), width)
+        return cls(rows, people, np.searchsorted(row, np.arange(len(rows) + 1)), width)
 
     def summed(self, columns: Columns) -> Floats:
         """Sum integer ``columns`` (N, C) over the missing people of each row: (C, v)."""
@@ -163,11 +166,13 @@ def _centred(sums: Sums) -> Floats:
     return sums.squares - ratio(sums.total * sums.total, sums.observed)
 
 
-def variance_of(sums: Sums, solved: Floats) -> Floats:
-    """Return g̃'g̃ (G, V); the intercept's share is taken from exact sums."""
+def variance_of(sums: Sums, z: Floats, factors: Floats) -> Floats:
+    """Return g̃'g̃ = g'g − |L⁻¹z|² (G, V) for ``z`` (K, G, V) and ``factors`` (K, K, G, 1); the intercept's share is exact."""
     gg = _centred(sums)
-    for k in range(1, len(solved)):
-        gg = gg - solved[k] * solved[k]
+    for start in range(0, len(gg), _IN_CACHE):
+        some = slice(start, start + _IN_CACHE)
+        for u in forward(factors[:, :, some], z[:, some])[1:]:
+            gg[some] -= u * u
     return gg
 
 

@@ -76,8 +76,8 @@ def residual(y: Floats, columns: Floats, normal: Normal) -> Floats:
     if np.abs(centred).max() <= 1e-12 * np.abs(y).max():
         return np.zeros_like(y)
     left = _once(_once(centred, columns, normal), columns, normal)
-    # The columns are rounded at 2⁻³⁰: what they explain to within that is explained.
-    return np.zeros_like(y) if float(np.sum(left * left)) <= 1e-14 * float(np.sum(centred * centred)) else left
+    # The columns are rounded: what they explain to within a millionth is explained.
+    return np.zeros_like(y) if float(np.sum(left * left)) <= 1e-12 * float(np.sum(centred * centred)) else left
 
 
 def residual_of_filled(y: Floats, mask: NDArray[np.bool_], columns: Floats, normal: Normal) -> Floats:

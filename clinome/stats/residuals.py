@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import FINE_BITS, FixedPoint, fixed_point
+from clinome.stats.exact import FixedPoint, bits_for, fixed_point
 from clinome.stats.projection import Normal, normal_equations, orthonormal, residual, residual_of_filled
 
 Floats = NDArray[np.float64]
@@ -81,7 +81,8 @@ class Outcomes(NamedTuple):
 
 def span(covariates: Floats, *, scale: int = 1) -> Basis:
     """Return what spans ``covariates`` (N, C; finite) over a whole cohort; ``scale`` is what a copy of the allele counts as."""
-    return Basis(fixed_point(orthonormal(covariates), largest_count=2 * scale, bits=FINE_BITS), len(covariates), scale)
+    fixed = fixed_point(orthonormal(covariates), largest_count=2 * scale, bits=bits_for(len(covariates)))
+    return Basis(fixed, len(covariates), scale)
 
 
 def prepare(
