@@ -17,6 +17,7 @@ from toolkit.biobank import CAUSAL, Files, write_files
 
 from clinome.core.errors import CohortError, StudyError
 from clinome.genetics.convert import result_files
+from clinome.genetics.export import Part
 from clinome.genetics.results import Results
 from clinome.simulate.biobank import simulate_biobank
 from clinome.studies.discover import run_study
@@ -156,7 +157,7 @@ def test_deepnull_and_components_join_the_covariates(files: Files, tmp_path: Pat
     summary = run_study(replace(study, gwas=Scan(export=("gwas-ssf",))), tmp_path / "out")
     assert any("DeepNull" in sentence for sentence in summary["methods"])
     assert "rank-normalised" in (tmp_path / "out" / "height.gwas-ssf.tsv.gz-meta.yaml").read_text()
-    result_files(tmp_path / "out", tmp_path / "one.tsv.gz", layout="gwas-ssf", trait="height")
+    result_files(tmp_path / "out", tmp_path / "one.tsv.gz", layout="gwas-ssf", part=Part(("height",)))
     assert "rank-normalised" in (tmp_path / "one.tsv.gz-meta.yaml").read_text()
     own = pl.read_parquet(tmp_path / "out" / "traits" / "own.parquet")
     assert own.columns == ["participant_id", "height", "weight"]
