@@ -42,9 +42,8 @@ def z_of_t(t: NDArray[np.float32], df: ArrayLike) -> NDArray[np.float32]:
         log *= x
         log /= one
         np.copyto(log, x, where=one == 0)
-        log *= df
-        np.sqrt(log, out=log)
-    return np.asarray(log * ((8 * df + 1) / (8 * df + 3)), dtype=np.float32)
+        log *= df * ((8 * df + 1) / (8 * df + 3)) ** 2
+        return np.asarray(np.sqrt(log, out=log), dtype=np.float32)
 
 
 def z_of_neg_log10_p(strength: ArrayLike) -> Floats:
