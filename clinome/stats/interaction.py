@@ -33,10 +33,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import FINE_BITS, Columns, Counts, fixed_point
-from clinome.stats.layout import Coarse
+from clinome.stats.exact import Columns, Counts, FixedPoint, fixed_point
 from clinome.stats.linear import Missing
-from clinome.stats.modifier import Modifier, coarse
+from clinome.stats.modifier import BITS, Modifier, coarse
 from clinome.stats.moments import COLLINEAR, Cells, gathered, over, ratio
 from clinome.stats.projection import cholesky, forward
 from clinome.stats.residuals import Group, Outcomes
@@ -68,7 +67,7 @@ class _Pairs(NamedTuple):
     @classmethod
     def of(cls, columns: Floats, x: Floats, scale: int) -> _Pairs:
         """Write ``columns`` (N, C) and their products with ``x`` as integers."""
-        fixed = fixed_point(np.hstack([columns, x[:, None] * columns]), largest_count=2 * scale, bits=FINE_BITS)
+        fixed = fixed_point(np.hstack([columns, x[:, None] * columns]), largest_count=2 * scale, bits=BITS)
         return cls(Columns(fixed.integers), fixed.unit)
 
     def sums(self, counts: Counts) -> Floats:
@@ -138,7 +137,7 @@ class PreparedInteraction(NamedTuple):
     squares: Columns
     squares_unit: Floats
     lacking: list[_Lacking | None]
-    coarse: tuple[Coarse, Coarse, Coarse | None]
+    coarse: tuple[FixedPoint, FixedPoint, FixedPoint | None]
     unit: float
     scale: int
 
@@ -161,7 +160,7 @@ def digitise_interaction(
         result[places[rows]] = values[rows]
         return result
 
-    def placed_coarse(columns: Coarse) -> Coarse:
+    def placed_coarse(columns: FixedPoint) -> FixedPoint:
         return columns._replace(integers=placed(columns.integers))
 
     masks = np.stack([g.mask for g in groups], axis=1).astype(np.float64)
@@ -172,7 +171,7 @@ def digitise_interaction(
     squares = fixed_point(
         placed(np.hstack([masks * modifier.values[:, None] ** power for power in range(3)])),
         largest_count=max(2 * scale, 4),  # a hard call's square, or a digit of a dosage's
-        bits=FINE_BITS,
+        bits=BITS,
     )
     basis = placed(modifier.columns.integers)
     return PreparedInteraction(
@@ -403,11 +402,11 @@ def _leave_out(result: Interaction, sums: _Sums, n: Floats, cells: Cells, part: 
     for some, people, there in gathered(cells, (len(part.gram) + 1) * (len(part.gram) + len(part.outcomes))):
         rows = cells.rows[some]
         here = there & mask[people]
-        q = basis.rows(people)
+        q = basis.integers[people].astype(np.float64)
         if own is not None and part.own is not None:
-            q = np.concatenate([q, own.rows(people, slice(part.own, part.own + 1))], axis=2)
+            q = np.concatenate([q, own.integers[people, part.own, None]], axis=2)
             unit = np.append(basis.unit, own.unit[part.own])
-        q, y = q * here[..., None], residuals.rows(people, part.at) * here[..., None]
+        q, y = q * here[..., None], residuals.integers[:, part.at][people].astype(np.float64) * here[..., None]
         lost = over(q, q) * (unit[:, None] * unit)[..., None]
         dropped = np.repeat(part.dropped[:, None], len(rows), axis=1)
         factor, singular = cholesky(part.gram[..., None] - lost, dropped)

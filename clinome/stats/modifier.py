@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import FINE_BITS, FixedPoint, fixed_point
-from clinome.stats.layout import Coarse
+from clinome.stats.exact import FixedPoint, fixed_point
 from clinome.stats.moments import ratio
 from clinome.stats.residuals import Basis, Outcomes
 
 Floats = NDArray[np.float64]
+BITS = 27  # of a typical entry of the columns that an interaction multiplies with
 
 
 class Modifier(NamedTuple):
@@ -25,12 +25,11 @@ class Modifier(NamedTuple):
     values: Floats
     unit: float
     columns: FixedPoint
-    coarse: Coarse
+    coarse: FixedPoint
 
     def among(self, people: NDArray[np.bool_]) -> Modifier:
         """Return the rows of some ``people`` (N,)."""
-        coarse = self.coarse._replace(integers=self.coarse.integers[people])
-        return self._replace(values=self.values[people], columns=self.columns.among(people), coarse=coarse)
+        return Modifier(self.values[people], self.unit, self.columns.among(people), self.coarse.among(people))
 
 
 def modifier_of(x: Floats, basis: Basis) -> Modifier:
@@ -38,13 +37,17 @@ def modifier_of(x: Floats, basis: Basis) -> Modifier:
     values, unit = _standardised(x, np.ones(len(x), dtype=np.bool_))
     columns = basis.columns().T
     both = np.hstack([columns[:, 1:], values[:, None] * columns[:, 1:]])
-    fixed = fixed_point(both, largest_count=2 * basis.scale, bits=FINE_BITS)
+    fixed = fixed_point(both, largest_count=2 * basis.scale, bits=BITS)
     return Modifier(values, unit, fixed, coarse(columns))
 
 
-def coarse(columns: Floats) -> Coarse:
-    """Write ``columns`` (N, C) as integers for sums of their products over people left out."""
-    return Coarse.of(fixed_point(columns, largest_count=1, bits=FINE_BITS), len(columns))
+def coarse(columns: Floats) -> FixedPoint:
+    """Write ``columns`` (N, C) as integers so small that sums of products of two columns are exact.
+
+    By Cauchy and Schwarz Σ|ab| ≤ N · 4^bits, which must stay below 2⁵³.
+    """
+    bits = (51 - int(np.ceil(np.log2(max(len(columns), 2))))) // 2
+    return fixed_point(columns, largest_count=1, bits=bits)
 
 
 def _standardised(x: Floats, mask: NDArray[np.bool_]) -> tuple[Floats, float]:
