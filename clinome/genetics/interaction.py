@@ -31,7 +31,7 @@ def interactions(results: Results, trait: str, *, p_value: float = 1.0) -> pl.Da
     if modifier is None:
         raise StudyError("this scan had no interaction", where=results.folder, do="run `clinome gwas` with --interaction")
     marginal, interaction = results.estimates(trait), results.estimates(f"{trait}×{modifier}")
-    df = np.maximum(interaction.n - int(results.traits["rank"][interaction.trait]) - 1, 1).astype(np.float64)
+    df = np.maximum(interaction.worth - int(results.traits["rank"][interaction.trait]) - 1, 1).astype(np.float64)
     t = interaction.t()
     joint = neg_log10_joint(marginal.t(), t, df)
     level = -np.log10(p_value)

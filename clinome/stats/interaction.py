@@ -185,8 +185,8 @@ def digitise_interaction(
         lacking=[_Lacking.of(placed(anybody & ~g.mask), basis) for g in groups],
         coarse=(
             placed_coarse(modifier.coarse),
-            placed_coarse(coarse(residuals)),
-            None if own is None else placed_coarse(coarse(own)),
+            placed_coarse(coarse(residuals, outcomes.basis.cohort)),
+            None if own is None else placed_coarse(coarse(own, outcomes.basis.cohort)),
         ),
         unit=modifier.unit,
         scale=scale,

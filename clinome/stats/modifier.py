@@ -38,15 +38,15 @@ def modifier_of(x: Floats, basis: Basis) -> Modifier:
     columns = basis.columns().T
     both = np.hstack([columns[:, 1:], values[:, None] * columns[:, 1:]])
     fixed = fixed_point(both, largest_count=2 * basis.scale, bits=BITS)
-    return Modifier(values, unit, fixed, coarse(columns))
+    return Modifier(values, unit, fixed, coarse(columns, basis.cohort))
 
 
-def coarse(columns: Floats) -> FixedPoint:
-    """Write ``columns`` (N, C) as integers so small that sums of products of two columns are exact.
+def coarse(columns: Floats, people: int) -> FixedPoint:
+    """Write ``columns`` (N, C) as integers so small that sums of products of two columns over at most ``people`` are exact.
 
-    By Cauchy and Schwarz Σ|ab| ≤ N · 4^bits, which must stay below 2⁵³.
+    By Cauchy and Schwarz Σ|ab| ≤ people · 4^bits, which must stay below 2⁵³.
     """
-    bits = (51 - int(np.ceil(np.log2(max(len(columns), 2))))) // 2
+    bits = (51 - int(np.ceil(np.log2(max(people, 2))))) // 2
     return fixed_point(columns, largest_count=1, bits=bits)
 
 

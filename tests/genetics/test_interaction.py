@@ -66,6 +66,28 @@ def test_the_store_keeps_the_trait_as_it_is_and_its_interaction(missing: str, tm
         assert said["beta"] == results.trait("a")["beta"][v]
 
 
+def test_on_x_sex_is_among_the_covariates_of_both(tmp_path: Path) -> None:
+    source, traits, _, age = cohort()
+    men = np.arange(N) % 2 == 0
+    counts = source.counts.copy()
+    counts[:, men] = np.where(counts[:, men] == 1, 2, counts[:, men])
+    samples = source.samples.with_columns(sex=pl.Series(np.where(men, "male", "female")))
+    mixed = source.variants.with_columns(chromosome=pl.Series(["1"] * 10 + ["X"] * 50))
+    on_x = ArrayGenotypes(samples, mixed, counts)
+    results = associate(on_x, traits, interaction=age, out=tmp_path)
+    joint = interactions(results, "b")
+    people = traits["b"].is_not_null().to_numpy()
+    x, y = age["age"].to_numpy()[people], traits["b"].to_numpy()[people]
+    for v, more in ((4, []), (30, [men[people].astype(float)])):
+        g = np.where(counts[v] < 0, np.nan, counts[v])[people]
+        g = np.where(np.isnan(g), np.nanmean(g), g)
+        fit = sm.OLS(y, np.column_stack([x * g, g, np.ones(len(g)), x, *more])).fit()
+        row = joint.row(v, named=True)
+        assert row["interaction_beta"] == pytest.approx(fit.params[0], rel=1e-4)
+        assert row["interaction_neg_log_10_p_value"] == pytest.approx(-np.log10(fit.pvalues[0]), rel=1e-4)
+        assert row["joint_neg_log_10_p_value"] == pytest.approx(-np.log10(fit.f_test(np.eye(2, 4 + len(more))).pvalue), rel=1e-4)
+
+
 def test_bits_do_not_depend_on_blocks_threads_or_companions(tmp_path: Path) -> None:
     source, traits, covariates, age = cohort()
     how = {"covariates": covariates, "interaction": age}
