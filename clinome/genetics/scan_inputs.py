@@ -132,10 +132,10 @@ def _with_values(traits: pl.DataFrame) -> pl.Series:
     names = [c for c in traits.columns if c != "participant_id"]
     if not names:
         raise TraitError("the table of traits has no trait", got=", ".join(traits.columns))
-    numeric = [n for n in names if traits.schema[n].is_numeric()]
-    if len(numeric) < len(names):
-        name = next(n for n in names if n not in numeric)
-        raise TraitError(f"trait {name!r} is not numeric", got=traits.schema[name])
+    types = traits.schema
+    for name in names:
+        if not types[name].is_numeric():
+            raise TraitError(f"trait {name!r} is not numeric", got=types[name])
     return traits.filter(pl.any_horizontal(pl.col(n).cast(pl.Float64).is_finite() for n in names))["participant_id"]
 
 

@@ -23,7 +23,7 @@ from clinome.formats.genotypes import Genotypes
 from clinome.genetics.filters import Filters, failed, tally
 from clinome.genetics.results import REASONS, Shard, shard_frame
 from clinome.genetics.sex_chromosomes import Kind, Sexes, copies, recode
-from clinome.stats.exact import Columns, Counts
+from clinome.stats.exact import Columns, Counts, one_thread
 from clinome.stats.interaction import PreparedInteraction, scan_interaction
 from clinome.stats.layout import Prepared
 from clinome.stats.linear import Missing, scan
@@ -33,7 +33,7 @@ from clinome.stats.residuals import Group
 
 Floats = NDArray[np.float64]
 _CELLS = 12_000_000  # people × variants of a block: a few MB a thread beside the counts themselves
-_SUMS = 6_000_000  # variants × columns of a product
+_SUMS = 8_000_000  # variants × sums of a block
 _SHARD = 40_000_000  # variants × traits of a shard
 
 
@@ -80,8 +80,10 @@ class Job:
         """Return how many variants are read and multiplied at once: enough for the product, no more than caches and memory take."""
         if self.block_size is not None:
             return self.block_size
-        people = next(iter(self.models.values())).people.integers.shape[0]
-        return int(np.clip(min(_CELLS // max(people, 1), _SUMS // max(len(self.names), 1)), 64, 2_048))
+        prepared = next(iter(self.models.values())).prepared
+        people = len(prepared.masks.integers)
+        columns = len(self.names) + prepared.factors[0].size
+        return int(np.clip(min(_CELLS // max(people, 1), _SUMS // max(columns, 1)), 64, 2_048))
 
 
 def shard_rows(rows: NDArray[np.int64], size: int, traits: int) -> list[NDArray[np.int64]]:
@@ -121,9 +123,9 @@ def _paths(out: Path, number: int) -> tuple[Path, Path]:
 def _scanned(job: Job, shards: Sequence[tuple[int, NDArray[np.int64]]], out: Path, threads: int) -> Iterator[int]:
     """Scan shards by ``threads``, each block by one of them, the next shard begun while one is written; yield their numbers."""
     lock, waiting = threading.Lock(), deque[tuple[int, list[Future[_Scanned]]]]()
-    before = _one_thread_each()
+    before = one_thread()
     try:
-        with ThreadPoolExecutor(threads, initializer=_one_thread_each) as pool:
+        with ThreadPoolExecutor(threads, initializer=one_thread) as pool:
             try:
                 for number, rows in shards:
                     waiting.append((number, [pool.submit(_scan_block, job, lock, part) for part in _blocks(job, rows)]))
@@ -135,18 +137,7 @@ def _scanned(job: Job, shards: Sequence[tuple[int, NDArray[np.int64]]], out: Pat
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:
-        _one_thread_each(before)
-
-
-def _one_thread_each(threads: int = 1) -> int:
-    """Let torch use so many threads for one product here (ours are over blocks), and return how many it had."""
-    try:
-        import torch
-    except ImportError:
-        return 1
-    before = int(torch.get_num_threads())
-    torch.set_num_threads(threads)
-    return before
+        one_thread(before)
 
 
 def _blocks(job: Job, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

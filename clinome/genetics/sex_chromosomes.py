@@ -152,20 +152,6 @@ def recode(counts: Counts, scale: int, kind: NDArray[np.int8], people: Sexes) ->
     return Recoded(result, heterozygous)
 
 
-def hardy_weinberg_counts(counts: NDArray[np.int8], kind: NDArray[np.int8], people: Sexes) -> NDArray[np.int64]:
-    """Count people with two, one and no copies, shape (3, V), among those in whom Hardy–Weinberg proportions are expected.
-
-    These are all on autosomes, women on X, nobody on Y and MT. ``counts`` (V, N) are hard calls, −1 missing.
-    """
-    result = np.zeros((3, len(counts)), np.int64)
-    for one, who in ((Kind.AUTOSOME, slice(None)), (Kind.X, people.female)):
-        rows = np.flatnonzero(kind == one)
-        if len(rows):
-            part = counts[rows][:, who]
-            result[:, rows] = [(part == number).sum(axis=1) for number in (2, 1, 0)]
-    return result
-
-
 def sex_covariate(kind: NDArray[np.int8], people: Sexes, covariates: Floats) -> tuple[Floats | None, list[str]]:
     """Return the covariate of sex that a scan of X needs and has not, shape (N,), and sentences for the log.
 

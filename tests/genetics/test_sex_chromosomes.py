@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from toolkit.plink2 import run
 
 from clinome.formats.genotype_files import convert_genotypes, open_genotypes
+from clinome.genetics.association import Options, associate
+from clinome.genetics.filters import Filters
 from clinome.genetics.sex_chromosomes import (
     PSEUDO_AUTOSOMAL,
     Kind,
     Sexes,
     analysed,
     copies,
-    hardy_weinberg_counts,
     kinds,
     recode,
     sex_covariate,
     sexes,
 )
-from clinome.stats.hwe import hardy_weinberg
 
 SITES = [("1", 100)] * 2 + [("X", 100_000)] * 2 + [("X", 50_000_000)] * 8 + [("Y", 5_000_000)] * 4 + [("MT", 300)] * 4
 MAN, WOMAN, UNKNOWN = 1, 2, 0
@@ -160,18 +160,21 @@ def test_where_nobodys_sex_is_known_x_is_as_coded(program: Callable[[str], str],
     ]
 
 
-def test_hardy_weinberg_on_x_is_that_of_women(program: Callable[[str], str], simulated: Simulated) -> None:
+def test_hardy_weinberg_on_x_is_that_of_women(program: Callable[[str], str], simulated: Simulated, tmp_path: Path) -> None:
     run(program("plink2"), "--pfile", simulated.stem, "--keep-females", "--hardy", "--out", simulated.stem)
     run(program("plink2"), "--pfile", simulated.stem, "--hardy", "--out", simulated.stem.with_name("all"))
     theirs = pl.read_csv(simulated.stem.with_suffix(".hardy.x"), separator="\t")["P"].to_list()
     autosomal = pl.read_csv(simulated.stem.with_name("all.hardy"), separator="\t")["P"].to_list()
-    with closing(open_genotypes(simulated.path)) as source:
-        counts, people = source.read(np.arange(len(SITES))).counts, sexes(source.samples)
-        kind, _ = kinds(source.variants, None)
-    p = hardy_weinberg(*hardy_weinberg_counts(recode(counts, 1, kind, people).counts, kind, people))
-    np.testing.assert_allclose(p[kind == Kind.X], theirs, rtol=1e-5)
-    np.testing.assert_allclose(p[:2], autosomal[:2], rtol=1e-5)
-    np.testing.assert_array_equal(p[kind >= Kind.Y], 1.0)
+    p = np.array([*autosomal[:2], np.nan, np.nan, *theirs, *[1.0] * 8])  # nobody is tested on Y and MT
+    traits = pl.DataFrame({"participant_id": [f"s{i}" for i in range(N)], "trait": simulated.trait})
+    with closing(open_genotypes(simulated.path, build="hg38")) as source:
+        names = source.variants["variant_id"].to_list()
+        for least in np.unique(np.concatenate([p[:2], theirs]))[:-1]:
+            options = Options(filters=Filters(hwe=float(least) * 1.0001))
+            results = associate(source, traits, options=options, out=tmp_path / f"{least:g}")
+            tested = [0, 1, *range(4, 20)]
+            kept = [names[k] in set(results.variants["variant_id"]) for k in tested]
+            np.testing.assert_array_equal(kept, p[tested] > least * 1.0001)
 
 
 @pytest.mark.parametrize(("build", "name"), [("hg18", "NCBI36"), ("hg19", "GRCh37"), ("hg38", "GRCh38")])
@@ -287,3 +290,28 @@ def test_one_sex_alone_needs_no_covariate() -> None:
         assert sex_covariate(ON_X, people, np.zeros((5, 0))) == (None, [])
     _, notes = sex_covariate(np.array([Kind.Y], np.int8), Sexes(~everybody, everybody), np.zeros((5, 0)))
     assert notes == ["nobody is known to be male, so that no variant of chromosome Y can be analysed"]
+
+
+@pytest.mark.parametrize("missing", ["drop", "mean"])
+def test_scan_of_every_chromosome_is_plink2s(
+    program: Callable[[str], str], simulated: Simulated, tmp_path: Path, missing: str
+) -> None:
+    """From the file, heterozygous haploid calls and people of unknown sex in it; at the mean, n is that of the people analysed."""
+    theirs = plink2_glm(program("plink2"), simulated)
+    people = [f"s{i}" for i in range(N)]
+    with closing(open_genotypes(simulated.path, build="hg38")) as source:
+        traits = pl.DataFrame({"participant_id": people, "trait": simulated.trait})
+        covariates = pl.DataFrame({"participant_id": people, "age": simulated.age})
+        options = Options(missing_genotypes=missing, block_size=5)
+        results = associate(source, traits, covariates=covariates, options=options, out=tmp_path / "scan")
+        everybody = {Kind.AUTOSOME: N, Kind.X: N - 4, Kind.Y: int(sexes(source.samples).male.sum()), Kind.MT: N}
+        kind, _ = kinds(source.variants, source.build)
+    ours = results.trait("trait")
+    np.testing.assert_allclose(ours["effect_allele_frequency"], theirs["A1_FREQ"], rtol=2e-5)
+    if missing == "drop":
+        np.testing.assert_array_equal(ours["n"], theirs["OBS_CT"])
+        np.testing.assert_allclose(ours["beta"], theirs["BETA"], rtol=2e-5)
+        np.testing.assert_allclose(ours["standard_error"], theirs["SE"], rtol=2e-5)
+        np.testing.assert_allclose(10.0 ** -ours["neg_log_10_p_value"], theirs["P"], rtol=2e-5)
+    else:
+        assert ours["n"].to_list() == [everybody[Kind(one)] for one in kind]
