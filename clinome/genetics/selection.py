@@ -171,9 +171,12 @@ def parse_region(text: str) -> Region:
     ('chr6', 25000000, 34000000)
     """
     found = _REGION.fullmatch(text.strip())
-    if found is None:
+    if found is None or text.endswith(".bed"):
         raise StudyError(
-            "one of the regions is none", got=repr(text), expected="chr:from-to, for example 6:25000000-34000000, or chr"
+            "one of the regions is none",
+            got=repr(text),
+            expected="chr:from-to, for example 6:25000000-34000000, or chr",
+            do="name a .bed file as intervals" if text.endswith(".bed") else None,
         )
     first, last = (None if found[k] is None else int(found[k].replace(",", "") or 0) for k in ("start", "end"))
     start, end = first or 1, last if last is not None else (first or np.iinfo(np.int64).max)

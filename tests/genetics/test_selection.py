@@ -107,6 +107,8 @@ def test_what_cannot_be_read_or_leaves_nothing_is_one_error(tmp_path: Path) -> N
     for region in ("1:5-", "1:9-5", "", "1:a-b"):
         with pytest.raises(StudyError, match="one of the regions"):
             Selection(regions=(region,))
+    with pytest.raises(StudyError, match=r"(?s)one of the regions is none.*name a \.bed file as intervals"):
+        Selection(regions=("exons.bed",))
     with pytest.raises(StudyError, match=r"(?s)no variant lies in the region.*'7:1-5'.*\(1, 2, X\)"):
         select(VARIANTS, Selection(regions=("7:1-5",)))
     with pytest.raises(StudyError, match="leave no variant to scan"):
