@@ -88,14 +88,16 @@ def test_on_x_sex_is_among_the_covariates_of_both(tmp_path: Path) -> None:
         assert row["joint_neg_log_10_p_value"] == pytest.approx(-np.log10(fit.f_test(np.eye(2, 4 + len(more))).pvalue), rel=1e-4)
 
 
-def test_bits_do_not_depend_on_blocks_threads_or_companions(tmp_path: Path) -> None:
+def test_bits_do_not_depend_on_blocks_threads_processes_or_companions(tmp_path: Path) -> None:
     source, traits, covariates, age = cohort()
     how = {"covariates": covariates, "interaction": age}
     one = associate(source, traits, out=tmp_path / "one", options=Options(threads=1), **how)
     many = associate(source, traits, out=tmp_path / "many", options=Options(block_size=7, shard_size=13, threads=3), **how)
+    apart = associate(source, traits, out=tmp_path / "apart", options=Options(shard_size=13, processes=2), **how)
     alone = associate(source, traits.select("participant_id", "b"), out=tmp_path / "alone", **how)
     for trait in ("a×age", "b×age"):
         assert one.trait(trait).equals(many.trait(trait))
+        assert one.trait(trait).equals(apart.trait(trait))
     assert one.trait("b×age").equals(alone.trait("b×age"))
 
 
