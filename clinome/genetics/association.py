@@ -33,7 +33,7 @@ from clinome.genetics.results import Results
 from clinome.genetics.scan_inputs import Inputs, gather, refuse_explained
 from clinome.genetics.scan_job import Job, Model, run_shards, shard_rows
 from clinome.genetics.sex_chromosomes import Kind, analysed, kinds, sex_covariate, sexes
-from clinome.stats.exact import Columns
+from clinome.stats.exact import Columns, Device, Engine, best_engine
 from clinome.stats.interaction import digitise_interaction
 from clinome.stats.layout import digitise
 from clinome.stats.linear import Missing
@@ -43,7 +43,12 @@ from clinome.stats.omnibus import whiten
 from clinome.stats.residuals import Outcomes, Ragged, prepare, span
 
 Floats = NDArray[np.float64]
-_WORDS = {"missing_genotypes": ("mean", "drop"), "statistic": ("t", "score"), "ragged_traits": ("exact", "regenie")}
+_WORDS = {
+    "missing_genotypes": ("mean", "drop"),
+    "statistic": ("t", "score"),
+    "ragged_traits": ("exact", "regenie"),
+    "device": ("auto", "cpu", "gpu"),
+}
 _WHOLE = 0.5  # of the samples analysed, above which all are read: choosing people out of a block costs more than the zeros
 
 
@@ -60,7 +65,8 @@ class Options:
     variants between two safe points of a run, at most.
 
     These change the time that a scan takes and nothing of what it finds: ``block_size`` (variants multiplied at once),
-    ``threads`` (None: one a processor) and ``processes``, each with its threads, for formats whose decoding keeps Python busy.
+    ``threads`` (None: one a processor) and ``processes``, each with its threads, for formats whose decoding keeps Python busy;
+    ``device`` of the matrix products: 'cpu', 'gpu', or 'auto' (a GPU when there is one).
     """
 
     missing_genotypes: Missing = "mean"
@@ -72,6 +78,7 @@ class Options:
     block_size: int | None = None
     threads: int | None = None
     processes: int = 1
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         """Refuse words and sizes that mean nothing."""
@@ -89,7 +96,7 @@ class Options:
 
     def of_results(self) -> Options:
         """Return the options without those that change only the time: what results are identified by."""
-        return replace(self, block_size=None, threads=None, processes=1)
+        return replace(self, block_size=None, threads=None, processes=1, device="auto")
 
 
 def associate(
@@ -166,8 +173,8 @@ def associate(
     regressed, notes = _regressed(genotypes, given, rows, scale, options)
     base = regressed[Kind.AUTOSOME]
     refuse_explained(given.names, base.outcomes.groups)
-    _begin(out, run)
     job = _job(genotypes, given, rows, regressed, options)
+    _begin(out, run)
     shards = shard_rows(rows, options.shard_size, len(given.tests))
     run_shards(job, shards, out, threads=options.threads, processes=options.processes)
     tested = {name: s.groups[0] for name, s in base.sets.items() if name in job.set_names}
@@ -225,6 +232,13 @@ def _regressed(
     return found, [*(notes if Kind.X in scanned else []), *said]
 
 
+def _engine(device: Device) -> Engine:
+    try:
+        return best_engine(device)
+    except RuntimeError as error:
+        raise StudyError(str(error), got=f"device {device!r}", do="take 'auto'; a GPU needs the CUDA build of torch") from error
+
+
 def _testable(whitened: Outcomes) -> bool:
     (group,) = whitened.groups
     return len(group.outcomes) > 0 and group.n > group.rank + len(group.outcomes)
@@ -238,7 +252,7 @@ def _job(genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], regressed
     width = samples.height if whole else len(given.people)
     places = given.people if whole else np.arange(width)
     people = sexes(samples if whole else samples[given.people])
-    base = regressed[Kind.AUTOSOME]
+    base, engine = regressed[Kind.AUTOSOME], _engine(options.device)
     names = [name for name, whitened in base.sets.items() if _testable(whitened)]
     ranks = np.array([group.rank for group in base.outcomes.groups])
 
@@ -248,12 +262,16 @@ def _job(genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], regressed
         if women:
             masks[:, 1] = masks[:, 0] * people.female
         sets = [
-            (digitise(s, places=places, width=width), s.groups[0]) if _testable(s) else None for s in map(one.sets.get, names) if s
+            (digitise(s, places=places, width=width, engine=engine), s.groups[0]) if _testable(s) else None
+            for s in map(one.sets.get, names)
+            if s
         ]
         more = np.array([g.rank for g in one.outcomes.groups])[: len(ranks)] - ranks
-        interaction = None if one.modifier is None else digitise_interaction(one.outcomes, one.modifier, places=places, width=width)
-        prepared = digitise(one.outcomes, places=places, width=width)
-        return Model(prepared, interaction, sets, Columns(masks), more.astype(np.int8))
+        interaction = None
+        if one.modifier is not None:
+            interaction = digitise_interaction(one.outcomes, one.modifier, places=places, width=width, engine=engine)
+        prepared = digitise(one.outcomes, places=places, width=width, engine=engine)
+        return Model(prepared, interaction, sets, Columns(masks, engine), more.astype(np.int8))
 
     models = {Kind.AUTOSOME: model(base, False)}
     for k in sorted({Kind(k) for k in np.unique(kind[rows])} - {Kind.AUTOSOME}):

@@ -121,7 +121,10 @@ def _paths(out: Path, number: int) -> tuple[Path, Path]:
 
 
 def _scanned(job: Job, shards: Sequence[tuple[int, NDArray[np.int64]]], out: Path, threads: int) -> Iterator[int]:
-    """Scan shards by ``threads``, each block by one of them, the next shard begun while one is written; yield their numbers."""
+    """Scan shards by ``threads``, each block by one of them; yield the shards' numbers.
+
+    A shard is written once the shards after it hold a block for every thread, so that none waits for the writing.
+    """
     lock, waiting = threading.Lock(), deque[tuple[int, list[Future[_Scanned]]]]()
     before = one_thread()
     try:
@@ -129,7 +132,7 @@ def _scanned(job: Job, shards: Sequence[tuple[int, NDArray[np.int64]]], out: Pat
             try:
                 for number, rows in shards:
                     waiting.append((number, [pool.submit(_scan_block, job, lock, part) for part in _blocks(job, rows)]))
-                    if len(waiting) > 1:
+                    while sum(len(blocks) for _, blocks in waiting) - len(waiting[0][1]) >= threads:
                         yield _write(job, out, *waiting.popleft())
                 while waiting:
                     yield _write(job, out, *waiting.popleft())

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Device = Literal["auto", "cpu", "gpu"]
 Counts = NDArray[np.int8] | NDArray[np.int32] | NDArray[np.int64]
 _BITS = 20  # of a typical entry: rounding is 2⁻²⁰/√12 = 2.8e-7 of it, and moves an estimate by 2.8e-7 standard errors
 FINE_BITS, _SMALL = 30, 4_096  # in cohorts so small that products take no time worth saving
@@ -205,7 +206,7 @@ def _padded(values: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 @cache
-def best_engine(device: str = "auto") -> Engine:
+def best_engine(device: Device = "auto") -> Engine:
     """Return the fastest engine whose sums are right on this machine.
 
     ``device``: 'cpu', 'gpu', or 'auto' (a GPU when there is one). Without torch, or where no 8-bit product is right and quicker

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import Columns, Counts, FixedPoint, fixed_point
+from clinome.stats.exact import Columns, Counts, Engine, FixedPoint, fixed_point
 from clinome.stats.linear import Missing
 from clinome.stats.modifier import BITS, Modifier, coarse
 from clinome.stats.moments import COLLINEAR, Cells, gathered, over, ratio
@@ -65,10 +65,10 @@ class _Pairs(NamedTuple):
     unit: Floats
 
     @classmethod
-    def of(cls, columns: Floats, x: Floats, scale: int) -> _Pairs:
+    def of(cls, columns: Floats, x: Floats, scale: int, engine: Engine | None) -> _Pairs:
         """Write ``columns`` (N, C) and their products with ``x`` as integers."""
         fixed = fixed_point(np.hstack([columns, x[:, None] * columns]), largest_count=2 * scale, bits=BITS)
-        return cls(Columns(fixed.integers), fixed.unit)
+        return cls(Columns(fixed.integers, engine), fixed.unit)
 
     def sums(self, counts: Counts) -> Floats:
         """Multiply ``counts`` (V, N): those of c, and of x∘c (2, C, V)."""
@@ -89,10 +89,10 @@ class _Lacking(NamedTuple):
     columns: Columns
 
     @classmethod
-    def of(cls, lacking: NDArray[np.bool_], basis: NDArray[np.int32]) -> _Lacking | None:
+    def of(cls, lacking: NDArray[np.bool_], basis: NDArray[np.int32], engine: Engine | None) -> _Lacking | None:
         """Take the rows of ``basis`` of the people who are lacking; None where nobody is."""
         people = np.flatnonzero(lacking)
-        return cls(people, Columns(basis[people])) if len(people) and basis.shape[1] else None
+        return cls(people, Columns(basis[people], engine)) if len(people) and basis.shape[1] else None
 
 
 class _Part(NamedTuple):
@@ -143,11 +143,17 @@ class PreparedInteraction(NamedTuple):
 
 
 def digitise_interaction(
-    outcomes: Outcomes, modifier: Modifier, *, places: NDArray[np.int64] | None = None, width: int | None = None
+    outcomes: Outcomes,
+    modifier: Modifier,
+    *,
+    places: NDArray[np.int64] | None = None,
+    width: int | None = None,
+    engine: Engine | None = None,
 ) -> PreparedInteraction:
     """Lay out prepared ``outcomes`` and the ``modifier`` of the same people for :func:`scan_interaction`.
 
     ``places`` (N,) says which of the ``width`` columns of the counts each person is (−1: none); None: the people are the columns.
+    ``engine`` multiplies (None: the fastest of this machine).
     """
     places = np.arange(len(modifier.values)) if places is None else places
     width = len(places) if width is None else width
@@ -176,13 +182,13 @@ def digitise_interaction(
     basis = placed(modifier.columns.integers)
     return PreparedInteraction(
         parts=_parts(groups, modifier.values),
-        basis=_Pairs(Columns(basis), modifier.columns.unit),
-        masks=_Pairs.of(placed(masks), x, scale),
-        residuals=_Pairs.of(placed(residuals), x, scale),
-        own=None if own is None else _Pairs.of(placed(own), x, scale),
-        squares=Columns(squares.integers),
+        basis=_Pairs(Columns(basis, engine), modifier.columns.unit),
+        masks=_Pairs.of(placed(masks), x, scale, engine),
+        residuals=_Pairs.of(placed(residuals), x, scale, engine),
+        own=None if own is None else _Pairs.of(placed(own), x, scale, engine),
+        squares=Columns(squares.integers, engine),
         squares_unit=squares.unit,
-        lacking=[_Lacking.of(placed(anybody & ~g.mask), basis) for g in groups],
+        lacking=[_Lacking.of(placed(anybody & ~g.mask), basis, engine) for g in groups],
         coarse=(
             placed_coarse(modifier.coarse),
             placed_coarse(coarse(residuals, outcomes.basis.cohort)),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import Columns, FixedPoint, bits_for, fixed_point
+from clinome.stats.exact import Columns, Engine, FixedPoint, bits_for, fixed_point
 from clinome.stats.residuals import Outcomes
 
 Floats = NDArray[np.float64]
@@ -90,11 +90,13 @@ class Prepared:
         return slice(0, 1) if len(self.n) == 1 else self.group_of[batch.outcomes]
 
 
-def digitise(outcomes: Outcomes, *, places: NDArray[np.int64] | None = None, width: int | None = None) -> Prepared:
+def digitise(
+    outcomes: Outcomes, *, places: NDArray[np.int64] | None = None, width: int | None = None, engine: Engine | None = None
+) -> Prepared:
     """Lay prepared outcomes out as integer columns, a row for each column of the counts that will be scanned.
 
     ``places`` (N,) says which of the ``width`` columns of the counts each person is (−1: none, for people without any outcome);
-    None: the people are the columns.
+    None: the people are the columns. ``engine`` multiplies (None: the fastest of this machine).
     """
     places = np.arange(len(outcomes.basis.fixed.integers)) if places is None else places
     width = len(places) if width is None else width
@@ -124,14 +126,14 @@ def digitise(outcomes: Outcomes, *, places: NDArray[np.int64] | None = None, wid
         some = slice(start, min(start + _WIDTH, len(order)))
         head = [masks, basis.integers] if start == 0 else []
         more = [] if own is None else [own.integers[:, some]]
-        batches.append(Batch(some, Columns(np.hstack([*head, *more, residuals.integers[:, some]]))))
+        batches.append(Batch(some, Columns(np.hstack([*head, *more, residuals.integers[:, some]]), engine)))
     squares = np.concatenate([g.sum_of_squares for g in groups])[:, None]
     return Prepared(
         n=np.array([[float(g.n)] for g in groups]),
         rank=np.array([[float(g.rank)] for g in groups]),
         grams=np.stack([g.normal.gram for g in groups], axis=2)[..., None],
         factors=np.stack([g.normal.factor for g in groups], axis=2)[..., None],
-        masks=Columns(masks),
+        masks=Columns(masks, engine),
         everybody=outcomes.everybody,
         approximate=outcomes.approximate,
         order=order,
@@ -145,11 +147,11 @@ def digitise(outcomes: Outcomes, *, places: NDArray[np.int64] | None = None, wid
         residuals=residuals,
         own=own,
         batches=batches,
-        absent=_absent(masks > 0, basis.integers),
+        absent=_absent(masks > 0, basis.integers, engine),
     )
 
 
-def _absent(masks: NDArray[np.bool_], basis: NDArray[np.int32]) -> list[Absent | None]:
+def _absent(masks: NDArray[np.bool_], basis: NDArray[np.int32], engine: Engine | None) -> list[Absent | None]:
     """Choose for each group the fewer people to sum the basis over: those it lacks, or its own. The sums are the same integers."""
     everybody = masks.any(axis=1)
     found: list[Absent | None] = []
@@ -157,5 +159,5 @@ def _absent(masks: NDArray[np.bool_], basis: NDArray[np.int32]) -> list[Absent |
         mine, lacking = np.flatnonzero(mask), np.flatnonzero(everybody & ~mask)
         people, sign = (lacking, -1) if len(lacking) <= len(mine) else (mine, 1)
         needed = len(lacking) > 0 and basis.shape[1] > 0
-        found.append(Absent(people, Columns(basis[people]), sign) if needed else None)
+        found.append(Absent(people, Columns(basis[people], engine), sign) if needed else None)
     return found

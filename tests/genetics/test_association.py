@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -59,8 +60,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("missing", ["mean", "drop"])
-@pytest.mark.parametrize("how", [{"block_size": 1}, {"block_size": 7, "shard_size": 13}, {"shard_size": 1}])
-def test_block_and_shard_size_change_no_bit(missing: str, how: dict[str, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [{"block_size": 1}, {"block_size": 7, "shard_size": 13}, {"shard_size": 1},
+                                 {"block_size": 5, "shard_size": 11, "threads": 7, "device": "cpu"}])  # fmt: skip
+def test_blocks_shards_threads_and_device_change_no_bit(missing: str, how: dict[str, Any], tmp_path: Path) -> None:
     genotypes, traits, covariates = cohort(1)
     whole = associate(genotypes, traits, covariates=covariates, out=tmp_path / "a", options=Options(missing_genotypes=missing))  # type: ignore[arg-type]
     cut = associate(genotypes, traits, covariates=covariates, out=tmp_path / "b", options=Options(missing_genotypes=missing, **how))  # type: ignore[arg-type]
@@ -458,6 +460,17 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(
     traits, covariates = change(traits, covariates)
     with pytest.raises(kind, match=message):
         associate(genotypes, traits, covariates=covariates, out=tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    genotypes, traits, covariates = cohort(21)
+    with pytest.raises(StudyError, match=r"there is no GPU here(.|\n)*got: *device 'gpu'(.|\n)*take 'auto'"):
+        associate(genotypes, traits, covariates=covariates, out=tmp_path / "out", options=Options(device="gpu"))
     assert not list((tmp_path / "out").rglob("*"))
 
 
