@@ -17,6 +17,7 @@ from clinome.cohort.linkage import guess_mismatch, link
 from clinome.cohort.pruning import independent_variants
 from clinome.cohort.relatedness import related_pairs
 from clinome.cohort.splits import families
+from clinome.core.errors import CohortError
 from clinome.core.files import replacing, write_json
 from clinome.core.progress import say
 from clinome.formats.genotypes import Genotypes
@@ -58,6 +59,7 @@ def gather(study: Study, genotypes: Genotypes, trait_ids: list[str], covariates:
     sources = {"genotypes": genotyped, "pictures" if study.images else "phenotypes": trait_ids}
     if covariates is not None:
         sources["covariates"] = covariates.frame["participant_id"].to_list()
+    _refuse_family_ids(genotypes, sources)
     linkage = link(sources)
     notes = [
         f"{row['unmatched']:,} of {row['people']:,} people in the {row['source']} are not in all sources"
@@ -102,6 +104,20 @@ def gather(study: Study, genotypes: Genotypes, trait_ids: list[str], covariates:
             linked = zip(pairs["participant_id_1"], pairs["participant_id_2"], strict=True)
             family = dict(zip(flow.ids, families(list(flow.ids), [family[p] for p in flow.ids], linked), strict=True))
     return People(flow, family, pairs, (*genotypes.notes, *notes, *said))
+
+
+def _refuse_family_ids(genotypes: Genotypes, sources: dict[str, list[str]]) -> None:
+    """Refuse a source that names nobody by IID and most people by FID."""
+    ids, by_family = (set(genotypes.samples[name].drop_nulls()) for name in ("participant_id", "family_id"))
+    for name, people in sources.items():
+        n = len(by_family & set(people))
+        if not ids & set(people) and n > len(set(people)) / 2:
+            raise CohortError(
+                f"the {name} name people by their families (FID)",
+                got=f"{n:,} of {len(set(people)):,} are family ids of the genotypes, none a person's",
+                expected="the id of the person (IID)",
+                do=f"write the IID into the column that names people in the {name}, or let id_column name the one that holds it",
+            )
 
 
 def _strangers(listed: list[str], genotyped: list[str], name: str) -> list[str]:

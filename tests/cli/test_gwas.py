@@ -170,6 +170,15 @@ def test_lists_of_people(gwas: Callable[..., Said], files: Files, tmp_path: Path
     assert "110 of 110 people in the remove list are not in the genotypes: remove list seems to have the prefix 'UKB-'" in said.err
 
 
+def test_people_named_by_their_families_are_told_so(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
+    fam = files.genotypes.with_suffix(".fam")
+    lines = [line.split() for line in fam.read_text().splitlines()]
+    fam.write_text("".join(" ".join([f"family{i}", *line[1:]]) + "\n" for i, line in enumerate(lines)))
+    named = traits_of(files).with_columns(IID=pl.Series([f"family{i}" for i in range(300)]))
+    said = gwas(phenotypes=saved(named, tmp_path / "named.tsv"))
+    assert_refused(said, tmp_path / "out", "the phenotypes name people by their families (FID)", "300 of 300 are family ids")
+
+
 def test_few_matching_people_are_warned_of_without_naming_anybody(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
     some = traits_of(files).with_columns(
         IID=pl.when(pl.int_range(300) < 30).then("IID").otherwise(pl.format("{}_{}", "IID", "IID"))
