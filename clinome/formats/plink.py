@@ -43,8 +43,9 @@ MAGIC = b"\x6c\x1b\x01"
 FAM = ("family_id", "participant_id", "father", "mother", "sex", "phenotype")
 BIM = ("chromosome", "variant_id", "centimorgan", "position", "effect_allele", "other_allele")
 
-# The counts of the four genotypes in each of the 256 bytes, as four int8 side by side in one uint32.
-_DECODE = np.array([2, -1, 1, 0], np.int8)[(np.arange(256)[:, None] >> np.arange(0, 8, 2)) & 3].copy().view(np.uint32).reshape(256)
+# The counts of the eight genotypes in each pair of bytes, as eight int8 side by side in one uint64: half a megabyte, in cache.
+_PAIRS = np.arange(65_536, dtype="<u2")[:, None] >> np.arange(0, 16, 2, dtype=np.uint16)
+_DECODE = np.array([2, -1, 1, 0], np.int8)[_PAIRS & 3].view(np.uint64).reshape(65_536)
 _ENCODE = np.array([1, 3, 2, 0], np.uint8)  # of count + 1
 
 
@@ -90,7 +91,9 @@ class PlinkGenotypes:
         for start, stop in pairwise(cuts):
             if stop > start:
                 self._read_at(int(stored[start]), packed[start:stop])
-        counts = _DECODE.take(packed).view(np.int8)
+        if self._row_bytes % 2:
+            packed = np.pad(packed, ((0, 0), (0, 1)))
+        counts = _DECODE.take(packed.view("<u2")).view(np.int8)
         if samples is None:
             counts = np.ascontiguousarray(counts[:, : self.samples.height])
         else:
