@@ -275,7 +275,7 @@ def scan_interaction(counts: Counts, prepared: PreparedInteraction, *, missing: 
 
 
 class _Sums(NamedTuple):
-    """Sums of g and of x·g over the people of one part, or of all (with an axis over the groups, outcomes or own covariates).
+    """Sums of g and of x·g over the people of one part, in the first axis.
 
     ``z`` (2, K, V): with the basis, the intercept first; ``y`` (2, P, V): with the residuals; ``squares`` (3, V): g'g, g'h, h'h.
     """
