@@ -1,8 +1,10 @@
-"""The scan against other programs, variant by variant, on real data: PLINK 2, REGENIE and statsmodels."""
+"""The scan against other programs, variant by variant, on real data: PLINK 2, REGENIE, sgkit and statsmodels."""
 
 from __future__ import annotations
 
 import gzip
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import statsmodels.api as sm
+from toolkit.genotypes import array_genotypes
 from toolkit.goldens import assert_same_scan, plink2_linear, regenie
 from toolkit.plink2 import run
 
@@ -262,3 +265,39 @@ def test_score_statistic_equals_regenie_4_less_its_predictions(real_data: Callab
     ours = score_without_chromosome(genotypes, values, sex, predictions, tmp_path / "out")
     theirs = regenie(mice / "expected-regenie-4.1.2" / "mice_s2_Obesity.EndNormalBW.regenie.gz")
     assert_same_scan(ours, theirs)
+
+
+def zarr_array(path: Path, name: str) -> np.ndarray:
+    """Read an array of one chunk from a zipped Zarr 2 store."""
+    from numcodecs import Blosc
+
+    with zipfile.ZipFile(path) as store:
+        about = json.loads(store.read(f"{name}/.zarray"))
+        (chunk,) = (n for n in store.namelist() if n.startswith(f"{name}/") and not n.startswith(f"{name}/."))
+        return np.frombuffer(Blosc().decode(store.read(chunk)), about["dtype"]).reshape(about["chunks"])
+
+
+def test_five_traits_equal_sgkits_linear_regression_without_covariates(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    """sgkit's scan of standardised traits less the predictions of the other contigs: every t and p of ten contigs × five traits."""
+    data = real_data("sgkit-wgr-sim")
+    dataset, name = data / "dataset" / "sim_sm_02", "genotypes.zarr.zip"
+    counts = zarr_array(dataset / name, "call_genotype").sum(axis=2)
+    contig = zarr_array(dataset / name, "variant_contig")
+    offsets = zarr_array(dataset / "glow_offsets_nocovariate.zarr.zip", "regenie_loco_prediction")  # contigs × people × traits
+    genotypes = array_genotypes(counts, chromosomes=[str(c + 1) for c in contig])
+    values = pl.read_csv(dataset / "traits.csv").drop("sample_id")
+    standardised = (values.to_numpy() - values.to_numpy().mean(axis=0)) / values.to_numpy().std(axis=0, ddof=1)
+    theirs = pl.read_csv(data / "result" / "sim_sm_02-wgr_02" / "gwas_loco_nocovariate.csv.gz")
+    compared = 0
+    for c in np.unique(contig):
+        rows = np.flatnonzero(contig == c)
+        traits = genotypes.samples.select("participant_id").hstack(pl.DataFrame(standardised - offsets[c], schema=values.columns))
+        results = associate(genotypes, traits, variants=rows, out=tmp_path / str(c))
+        for trait in values.columns:
+            ours, stored = results.trait(trait), theirs.filter(contigName=int(c) + 1, phenotype=trait).sort("start")
+            assert stored["start"].to_list() == rows.tolist()
+            t = (ours["beta"] / ours["standard_error"]).to_numpy()
+            np.testing.assert_allclose(t, stored["tvalue"].to_numpy(), atol=1e-6, rtol=1e-6)
+            np.testing.assert_allclose(10.0 ** -ours["neg_log_10_p_value"].to_numpy(), stored["pvalue"].to_numpy(), rtol=1e-5)
+            compared += len(rows)
+    assert compared == 250 * 5

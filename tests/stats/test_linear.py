@@ -6,8 +6,9 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinome.stats import linear
+from clinome.stats import layout, linear
 from clinome.stats.distributions import neg_log10_f, neg_log10_t
+from clinome.stats.exact import Engine
 from clinome.stats.layout import digitise
 from clinome.stats.omnibus import omnibus, whiten
 from clinome.stats.residuals import prepare, span
@@ -199,3 +200,72 @@ def test_the_radial_omnibus_of_normal_outcomes_is_nearly_the_plain_one() -> None
         return omnibus(result, whitened.groups[0])
 
     np.testing.assert_allclose(test(True), test(False), rtol=0.05, atol=0.05)
+
+
+def test_simple_regression_of_five_people_by_hand() -> None:
+    """Counts 0 0 1 1 2, outcomes 1 2 2 4 6: Sxx = 14/5, Sxy = 6, Syy = 16, so β = 15/7, SE² = (16 − 90/7) / 3 / (14/5)."""
+    outcomes = np.array([[1.0], [2.0], [2.0], [4.0], [6.0]])
+    counts = np.array([[0, 0, 1, 1, 2], [2, 2, 1, 1, 0], [0, 0, 1, 1, -1]], np.int8)
+    prepared = digitise(prepare(outcomes, span(np.zeros((5, 0)))))
+    result = linear.scan(counts, prepared, missing="drop")
+    error = np.sqrt((16 - 90 / 7) / 3 / (14 / 5))
+    np.testing.assert_allclose(result.beta[0], [15 / 7, -15 / 7, 3 / 2], rtol=1e-7)  # without the last: Sxx = 1, Sxy = 3/2
+    np.testing.assert_allclose(result.standard_error[0], [error, error, np.sqrt((4.75 - 2.25) / 2)], rtol=1e-7)
+    assert result.n.tolist() == [[5, 5, 4]]
+    np.testing.assert_allclose(result.frequency_of_all, [0.4, 0.6, 0.25])
+    mean = linear.scan(counts, prepared, missing="mean")  # the fifth count becomes 1/2: Sxx = 1, Sxy = 3/2
+    np.testing.assert_allclose(mean.beta[0, 2], 3 / 2, rtol=1e-7)
+    np.testing.assert_allclose(mean.standard_error[0, 2], np.sqrt((16 - 2.25) / 3), rtol=1e-7)
+    np.testing.assert_allclose(mean.missing_share, [0, 0, 0.2])
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_approximation_of_regenie_is_masked_residuals_over_everybody(gaps: bool) -> None:
+    """Mbatchou et al. 2021: traits (missing at their mean) and counts are residualised over everybody, then masked per trait."""
+    counts, outcomes, covariates = example(7, n=200, gaps=gaps)
+    result = linear.scan(counts, digitise(prepare(outcomes, span(covariates), ragged="regenie")), statistic="score")
+    standardised = (covariates - covariates.mean(0)) / covariates.std(0)
+    design = np.column_stack([np.ones(len(outcomes)), standardised])
+    project = np.eye(len(design)) - design @ np.linalg.pinv(design)
+    differences = []
+    exact = linear.scan(counts, digitise(prepare(outcomes, span(covariates))), statistic="score")
+    for p in range(outcomes.shape[1]):
+        mask = np.isfinite(outcomes[:, p])
+        y = np.where(mask, project @ np.where(mask, outcomes[:, p] - outcomes[mask, p].mean(), 0.0), 0.0)
+        for v in range(len(counts)):
+            g = np.where(counts[v] >= 0, counts[v], counts[v][counts[v] >= 0].mean())
+            g = np.where(mask, project @ g, 0.0)
+            beta, variance = (g @ y) / (g @ g), (y @ y) / (mask.sum() - 4) / (g @ g)
+            assert result.beta[p, v] == pytest.approx(beta, abs=1e-6 * np.sqrt(variance))
+            assert result.standard_error[p, v] == pytest.approx(np.sqrt(variance), rel=1e-6)
+            differences.append((result.beta[p, v] - exact.beta[p, v]) / exact.standard_error[p, v])
+    assert 1e-3 < np.abs(differences).max() < 0.5  # what the approximation costs: here up to a tenth of a standard error or so
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), missing=st.sampled_from(["mean", "drop"]), width=st.sampled_from([1, 2, 3]))
+def test_engines_and_batches_of_outcomes_change_no_bit(seed: int, missing: str, width: int) -> None:
+    counts, outcomes, covariates = example(seed)
+    own = np.random.default_rng(seed).normal(size=outcomes.shape) if seed % 2 else None
+    basis = span(covariates)
+    whole = linear.scan(counts, digitise(prepare(outcomes, basis, own)), missing=missing)
+    for engine in (Engine("int8", 256, "cpu"), Engine("int8", 128, "cpu"), Engine("float64", 0, "cpu")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layout, "_WIDTH", width)
+            other = linear.scan(counts, digitise(prepare(outcomes, basis, own), engine=engine), missing=missing)
+        for a, b in zip(whole, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_people_who_are_read_and_not_analysed_change_no_bit() -> None:
+    counts, outcomes, covariates = example(9)
+    outcomes[::3] = np.nan
+    basis = span(covariates)
+    analysed = np.isfinite(outcomes).any(axis=1)
+    alone = digitise(prepare(outcomes[analysed], basis.among(analysed)))
+    among = digitise(prepare(outcomes[analysed], basis.among(analysed)), places=np.flatnonzero(analysed), width=len(outcomes))
+    for missing in ("mean", "drop"):
+        one = linear.scan(np.ascontiguousarray(counts[:, analysed]), alone, missing=missing)  # type: ignore[arg-type]
+        two = linear.scan(counts, among, missing=missing)  # type: ignore[arg-type]
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)
