@@ -69,6 +69,20 @@ def test_blocks_shards_threads_and_device_change_no_bit(missing: str, how: dict[
     assert_same_bits(whole, cut, whole.traits["trait"].to_list())
 
 
+@pytest.mark.parametrize("how", [{"threads": 1}, {"threads": 5, "block_size": 7}, {"processes": 2, "shard_size": 40}])
+def test_threads_and_processes_change_no_byte(how: dict[str, int], tmp_path: Path) -> None:
+    written(tmp_path, 23, people=300, variants=120)
+    genotypes = open_genotypes(tmp_path / "g.bed")
+    traits, covariates = pl.read_parquet(tmp_path / "traits.parquet"), pl.read_parquet(tmp_path / "covariates.parquet")
+    size = how.get("shard_size", 16_384)
+    for name, options in (
+        ("a", Options(missing_genotypes="drop", shard_size=size)),
+        ("b", Options(missing_genotypes="drop", **how)),
+    ):  # type: ignore[arg-type]
+        associate(genotypes, traits, covariates=covariates, omnibus_sets={"all": traits}, out=tmp_path / name, options=options)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
 @pytest.mark.parametrize("missing", ["mean", "drop"])
 def test_order_of_variants_and_companions_change_no_bit(missing: str, tmp_path: Path) -> None:
     genotypes, traits, covariates = cohort(2)
