@@ -55,7 +55,7 @@ class Tally(NamedTuple):
 def tally(counts: Counts, people: Columns) -> list[Tally]:
     """Count alleles of ``counts`` (V, N; −1 missing) over sets of people: one 0/1 column (N,) of ``people`` a set."""
     cells = Cells.of(counts)
-    gone = cells.summed(people)
+    gone = cells.summed(people.floats)
     squared = counts * counts if counts.dtype == np.int8 else counts.astype(np.int64) ** 2
     total, squares = (people.product(values).T for values in (counts, squared))
     observed = np.repeat(people.integers.sum(axis=0).astype(np.float64)[:, None], len(counts), axis=1)

@@ -109,6 +109,7 @@ class Columns:
 
     def __init__(self, integers: NDArray[np.int32], engine: Engine | None = None) -> None:
         self.integers = integers
+        self.width = integers.shape[1]  # columns of the product
         engine = engine or best_engine()
         self.engine = engine if len(integers) <= _CPU_PEOPLE else _FLOAT64
         self._planes: list[slice | NDArray[np.int64]] = []
@@ -134,7 +135,7 @@ class Columns:
         digits = np.hstack(planes)
         if self.engine.device != "cpu":
             digits = _padded(digits)
-        self._width = sum(p.shape[1] for p in planes)
+        self.width = sum(p.shape[1] for p in planes)
         self._digits = torch.from_numpy(np.array(digits, order="C")).to(self.engine.device)
 
     def _tensor(self, counts: NDArray[Any]) -> Any:
@@ -166,7 +167,7 @@ class Columns:
 
         left = self._tensor(counts)
         with torch.inference_mode():
-            sums = torch._int_mm(left, self._digits).cpu().numpy()[: len(counts), : self._width]
+            sums = torch._int_mm(left, self._digits).cpu().numpy()[: len(counts), : self.width]
         return self._together(sums, transposed=False)
 
     def transposed_product(self, counts: Counts) -> Floats:
@@ -177,7 +178,7 @@ class Columns:
 
         right = self._tensor(counts)
         with torch.inference_mode():
-            sums = torch._int_mm(self._turned, right).cpu().numpy()[: self._width, : counts.shape[1]]
+            sums = torch._int_mm(self._turned, right).cpu().numpy()[: self.width, : counts.shape[1]]
         return self._together(sums, transposed=True)
 
     def _by_floats(self, counts: Counts, *, transposed: bool) -> Floats:

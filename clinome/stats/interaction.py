@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from clinome.stats.exact import Columns, Counts, Engine, FixedPoint, fixed_point
 from clinome.stats.linear import Missing
 from clinome.stats.modifier import BITS, Modifier, coarse
-from clinome.stats.moments import COLLINEAR, Cells, gathered, over, ratio
+from clinome.stats.moments import COLLINEAR, Cells, gathered, over, pieces, ratio
 from clinome.stats.projection import cholesky, forward
 from clinome.stats.residuals import Group, Outcomes
 
@@ -76,7 +76,7 @@ class _Pairs(NamedTuple):
 
     def sums_over(self, cells: Cells) -> Floats:
         """Sum over the people of missing counts: (2, C, v)."""
-        return self._apart(cells.summed(self.columns))
+        return self._apart(cells.summed(self.columns.floats))
 
     def _apart(self, sums: Floats) -> Floats:
         return np.asarray((sums * self.unit[:, None]).reshape(2, len(self.unit) // 2, sums.shape[1]))
@@ -336,10 +336,11 @@ def _lost(cells: Cells, prepared: PreparedInteraction) -> _AllSums:
     masks, basis = prepared.squares.integers[:, : len(prepared.lacking)], prepared.basis.columns.floats
     there_masks = (masks > 0).astype(np.float64)
     by_groups = np.empty((basis.shape[1], there_masks.shape[1], len(cells.rows)))
-    for some, people, there in gathered(cells, basis.shape[1] + there_masks.shape[1]):
+    for some in pieces(cells, basis.shape[1] + there_masks.shape[1]):
+        people, there = gathered(cells.piece(some))
         by_groups[:, :, some] = over(basis[people] * there[..., None], there_masks[people])
     by_groups *= prepared.basis.unit[:, None, None]
-    squares = cells.summed(prepared.squares) * prepared.squares_unit[:, None]
+    squares = cells.summed(prepared.squares.floats) * prepared.squares_unit[:, None]
     return _AllSums(
         prepared.masks.sums_over(cells),
         by_groups.reshape(2, len(basis.T) // 2, *by_groups.shape[1:]),
@@ -405,7 +406,8 @@ def _leave_out(result: Interaction, sums: _Sums, n: Floats, cells: Cells, part: 
     basis, residuals, own = prepared.coarse
     mask = prepared.squares.integers[:, part.group] > 0
     unit, y_unit = basis.unit, residuals.unit[part.at, None]
-    for some, people, there in gathered(cells, (len(part.gram) + 1) * (len(part.gram) + len(part.outcomes))):
+    for some in pieces(cells, (len(part.gram) + 1) * (len(part.gram) + len(part.outcomes))):
+        people, there = gathered(cells.piece(some))
         rows = cells.rows[some]
         here = there & mask[people]
         q = basis.integers[people].astype(np.float64)

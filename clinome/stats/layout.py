@@ -49,6 +49,23 @@ class Absent(NamedTuple):
     sign: int
 
 
+class Lacking(NamedTuple):
+    """For each of N people the ``groups`` in whose :class:`Absent` they are, cut at ``starts`` (N + 1,), and how many at most."""
+
+    starts: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    most: int
+
+    @classmethod
+    def of(cls, absent: list[Absent | None], width: int) -> Lacking:
+        """Turn the groups' lists of people round."""
+        people = [np.zeros(0, np.int64), *(a.people for a in absent if a is not None)]
+        groups = [np.zeros(0, np.int64), *(np.full(len(a.people), g) for g, a in enumerate(absent) if a is not None)]
+        order = np.argsort(np.concatenate(people), kind="stable")
+        starts = np.searchsorted(np.concatenate(people)[order], np.arange(width + 1))
+        return cls(starts, np.concatenate(groups)[order], int(np.diff(starts).max(initial=0)))
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Outcomes laid out for products with blocks of counts; make it with :func:`digitise`.
@@ -78,6 +95,19 @@ class Prepared:
     own: FixedPoint | None
     batches: list[Batch]
     absent: list[Absent | None]
+
+    @cached_property
+    def lacking(self) -> Lacking:
+        """Whose sums over the basis differ from everybody's by which people."""
+        return Lacking.of(self.absent, len(self.basis.integers))
+
+    @cached_property
+    def squares(self) -> Floats:
+        """Products of every two of the intercept and the coarse basis, the lower triangle row by row (N, K (K + 1) / 2)."""
+        coarse = self.coarse[0].integers
+        q: Floats = np.column_stack([self.masks.integers.any(axis=1).astype(np.float64), coarse])
+        j, k = np.tril_indices(q.shape[1])
+        return q[:, j] * q[:, k]
 
     @cached_property
     def coarse(self) -> tuple[Coarse, Coarse, Coarse | None]:
@@ -158,6 +188,5 @@ def _absent(masks: NDArray[np.bool_], basis: NDArray[np.int32], engine: Engine |
     for mask in np.ascontiguousarray(masks.T):
         mine, lacking = np.flatnonzero(mask), np.flatnonzero(everybody & ~mask)
         people, sign = (lacking, -1) if len(lacking) <= len(mine) else (mine, 1)
-        needed = len(lacking) > 0 and basis.shape[1] > 0
-        found.append(Absent(people, Columns(basis[people], engine), sign) if needed else None)
+        found.append(Absent(people, Columns(basis[people], engine), sign) if len(lacking) else None)
     return found

@@ -6,7 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinome.stats.layout import Batch, Prepared
-from clinome.stats.moments import COLLINEAR, Cells, Moments, Scan, Statistic, Sums, estimate, gathered, over, reason_of, variance_of
+from clinome.stats.moments import (
+    COLLINEAR,
+    Cells,
+    Moments,
+    Scan,
+    Statistic,
+    Sums,
+    estimate,
+    gathered,
+    over,
+    over_groups,
+    pieces,
+    reason_of,
+    variance_of,
+)
 from clinome.stats.projection import SINGULAR, cholesky, forward
 
 Floats = NDArray[np.float64]
@@ -32,10 +46,11 @@ def leave_out(
     of, whole = prepared.groups_of(batch), prepared.sum_of_squares[batch.outcomes]
     ranks = prepared.ranks[batch.outcomes]
     _, coarse, coarse_own = prepared.coarse
-    for some, people, there in gathered(cells, (2 if own is None else 3) * len(outcomes) + len(prepared.factors) ** 2):
-        rows = cells.rows[some]
+    for some in pieces(cells, (2 if own is None else 3) * len(outcomes) + len(prepared.factors) ** 2 + prepared.lacking.most):
+        rows, part = cells.rows[some], cells.piece(some)
+        people, there = gathered(part)
         here = sums.at(rows, some)
-        q, unit, factor, singular = _factor_of_observed(people, there, prepared)
+        q, unit, factor, singular = _factor_of_observed(part, people, there, prepared)
         solved = forward(factor, here.z)
         variance = variance_of(here, here.z, factor)
         df = here.observed - prepared.rank
@@ -72,7 +87,7 @@ def leave_out(
 
 
 def _factor_of_observed(
-    people: NDArray[np.int64], there: NDArray[np.bool_], prepared: Prepared
+    cells: Cells, people: NDArray[np.int64], there: NDArray[np.bool_], prepared: Prepared
 ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
     """Return the basis of ``people`` left out (b, m, K) in whole numbers of ``unit`` (K,), the Cholesky factors (K, K, G, b) of
     A − Q_S'Q_S, and which of them are singular (G, b).
@@ -81,14 +96,13 @@ def _factor_of_observed(
     unit = np.concatenate([[1.0], coarse.unit])
     q = np.empty((*people.shape, len(unit)))
     q[..., 0], q[..., 1:] = there, coarse.integers[people] * there[..., None]
-    masks = prepared.masks.floats[people]
-    if masks.shape[2] == 1:
-        q *= masks
+    if len(prepared.n) == 1:
+        q *= prepared.masks.floats[people]
         lost = over(q, q)[:, :, None]
     else:
         j, k = np.tril_indices(len(unit))
-        lost = np.empty((len(unit), len(unit), masks.shape[2], len(people)))
-        lost[j, k] = over(q[:, :, j] * q[:, :, k], masks)
+        lost = np.empty((len(unit), len(unit), len(prepared.n), len(people)))
+        lost[j, k] = over_groups(cells, prepared.squares, prepared)
         lost[k, j] = lost[j, k]
     gram = prepared.grams - lost * (unit[:, None] * unit)[:, :, None, None]
     dropped = np.isinf(prepared.factors[np.arange(len(unit)), np.arange(len(unit))])

@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import Counts, FixedPoint
+from clinome.stats.exact import Columns, Counts, FixedPoint
 from clinome.stats.layout import Batch, Prepared
 from clinome.stats.left_out import leave_out
 from clinome.stats.moments import (
@@ -60,7 +60,7 @@ def scan(counts: Counts, prepared: Prepared, *, statistic: Statistic = "t", miss
     """
     cells = Cells.of(counts)
     columns = prepared.batches[0].columns
-    product, gone = columns.product(counts), cells.summed(columns)
+    product, gone = columns.product(counts), _over_missing(cells, columns)
     sums = sums_of(counts, product, gone, cells, prepared)
     means = ratio(sums.total, sums.observed)
     if prepared.approximate:
@@ -81,7 +81,7 @@ def scan(counts: Counts, prepared: Prepared, *, statistic: Statistic = "t", miss
     result = Scan(*nothing, observed.astype(np.int64), frequency, reason, frequency[prepared.everybody], share)
     for batch in prepared.batches:
         if batch.outcomes.start > 0:
-            product, gone = batch.columns.product(counts), cells.summed(batch.columns)
+            product, gone = batch.columns.product(counts), _over_missing(cells, batch.columns)
         own, gy = _covariances(product, gone, batch, means, cells, prepared)
         of = prepared.groups_of(batch)
         if slopes is not None:
@@ -96,6 +96,11 @@ def scan(counts: Counts, prepared: Prepared, *, statistic: Statistic = "t", miss
         if drop:
             leave_out(result, gy, own, sums, cells, batch, prepared, statistic)
     return result
+
+
+def _over_missing(cells: Cells, columns: Columns) -> Floats:
+    """Sum columns over the missing people of each row (C, v); their float copy is made only where somebody is missing."""
+    return cells.summed(columns.floats) if len(cells.rows) else np.zeros((columns.integers.shape[1], 0))
 
 
 def _covariances(

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import Columns, Counts
+from clinome.stats.exact import Counts
 from clinome.stats.layout import Prepared
 from clinome.stats.projection import forward
 
@@ -56,16 +56,19 @@ class Cells(NamedTuple):
         row, people = np.divmod(np.flatnonzero(counts[rows] < 0), width)
         return cls(rows, people, np.searchsorted(row, np.arange(len(rows) + 1)), width)
 
-    def summed(self, columns: Columns) -> Floats:
-        """Sum integer ``columns`` (N, C) over the missing people of each row: (C, v)."""
+    def piece(self, some: slice) -> Cells:
+        """Return some of the rows."""
+        starts = self.starts[some.start : some.stop + 1]
+        return Cells(self.rows[some], self.people[starts[0] : starts[-1]], starts - starts[0], self.width)
+
+    def summed(self, values: Floats) -> Floats:
+        """Sum whole numbers ``values`` (N, C) over the missing people of each row: (C, v)."""
         from scipy.sparse import csr_array
 
         if not len(self.rows):
-            return np.zeros((columns.integers.shape[1], 0))
+            return np.zeros((values.shape[1], 0))
         shape = len(self.rows), self.width
-        return np.ascontiguousarray(
-            (csr_array((np.ones(len(self.people)), self.people, self.starts), shape=shape) @ columns.floats).T
-        )
+        return np.ascontiguousarray((csr_array((np.ones(len(self.people)), self.people, self.starts), shape=shape) @ values).T)
 
 
 class Sums(NamedTuple):
@@ -96,15 +99,17 @@ def sums_of(counts: Counts, product: Floats, gone: Floats, cells: Cells, prepare
     observed = np.repeat(prepared.n, len(counts), axis=1)
     z = np.empty((1 + len(unit), g, len(counts)))
     z[0], z[1:] = head[:g], head[g:, None]
-    lying: Any = np.ascontiguousarray(counts.T) if any(absent is not None for absent in prepared.absent) else counts
-    for i, absent in enumerate(prepared.absent):
+    absents = prepared.absent if len(unit) else []
+    lying: Any = np.ascontiguousarray(counts.T) if any(absent is not None for absent in absents) else counts
+    for i, absent in enumerate(absents):
         if absent is not None:
             part = absent.columns.transposed_product(lying[absent.people])
             z[1:, i] = part if absent.sign > 0 else z[1:, i] - part
     lost = np.empty((len(z), g, len(cells.rows)))
     lost[0], lost[1:] = gone[:g], gone[g : g + len(unit), None]
-    if g > 1 and len(cells.rows):
-        lost[1:] = _basis_over(cells, prepared)
+    if g > 1:
+        for some in pieces(cells, len(unit) + prepared.lacking.most):
+            lost[1:, :, some] = over_groups(cells.piece(some), prepared.basis.integers.astype(np.float64), prepared)
     observed[:, cells.rows] -= lost[0]
     squares[:, cells.rows] -= lost[0]
     z[:, :, cells.rows] += lost
@@ -118,12 +123,27 @@ def _squared(counts: Counts) -> Counts:
     return counts * counts if counts.dtype == np.int8 else counts.astype(np.int64) ** 2
 
 
-def _basis_over(cells: Cells, prepared: Prepared) -> Floats:
-    """Sum the basis over the missing people of each group, in integers: (K−1, G, v)."""
-    basis, masks = prepared.basis.integers.astype(np.float64), prepared.masks.floats
-    result = np.empty((basis.shape[1], masks.shape[1], len(cells.rows)))
-    for some, people, there in gathered(cells, basis.shape[1] + masks.shape[1]):
-        result[:, :, some] = over(basis[people] * there[..., None], masks[people])
+def over_groups(cells: Cells, values: Floats, prepared: Prepared) -> Floats:
+    """Sum whole numbers ``values`` (N, A) over the missing people of each row that each group has: (A, G, v).
+
+    Everybody's sums are shared; a group's own are those less, or instead, the sums over the few people in its :class:`Absent`.
+    """
+    v, g = len(cells.rows), len(prepared.n)
+    whole = cells.summed(values)
+    result = np.repeat(whole[:, None], g, axis=1)
+    instead = np.array([absent is not None and absent.sign > 0 for absent in prepared.absent])
+    result[:, instead] = 0.0
+    lengths = np.diff(prepared.lacking.starts)[cells.people]
+    ends = np.cumsum(lengths)
+    if not len(ends) or not ends[-1]:
+        return result
+    cell = np.repeat(np.arange(len(lengths)), lengths)  # a pair of a missing cell and a group in whose Absent the person is
+    first = prepared.lacking.starts[cells.people[cell]] - (ends - lengths)[cell]
+    group = prepared.lacking.groups[first + np.arange(len(cell))]
+    at = group * v + np.repeat(np.arange(v), np.diff(cells.starts))[cell]
+    people, sign = cells.people[cell], np.where(instead, 1.0, -1.0)[:, None]
+    for a, column in enumerate(np.ascontiguousarray(values.T)):
+        result[a] += sign * np.bincount(at, weights=column[people], minlength=g * v).reshape(g, v)
     return result
 
 
@@ -132,19 +152,23 @@ def over(left: Floats, right: Floats) -> Floats:
     return np.ascontiguousarray((left.transpose(0, 2, 1) @ right).transpose(1, 2, 0))
 
 
-def gathered(cells: Cells, width: int) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.bool_]]]:
-    """Yield pieces of the rows with missing people: their slice, people (b, m) filled up with person 0, and who is there (b, m)."""
+def pieces(cells: Cells, width: int) -> Iterator[slice]:
+    """Cut the rows with missing people so that ``width`` floats for each missing cell stay within bounds."""
     lengths = np.diff(cells.starts)
     start = 0
     while start < len(lengths):
         size = max(1, _PRODUCTS // (width * max(int(lengths[start : start + 256].max()), 1)))
-        some = slice(start, min(start + min(size, 256), len(lengths)))
-        longest = int(lengths[some].max())
-        there = np.arange(longest) < lengths[some, None]
-        people = np.zeros(there.shape, np.int64)
-        people[there] = cells.people[cells.starts[some.start] : cells.starts[some.stop]]
-        yield some, people, there
-        start = some.stop
+        yield slice(start, min(start + min(size, 256), len(lengths)))
+        start += min(size, 256)
+
+
+def gathered(cells: Cells) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the missing people of each row (v, m), filled up with person 0, and who is there (v, m)."""
+    lengths = np.diff(cells.starts)
+    there = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
+    people = np.zeros(there.shape, np.int64)
+    people[there] = cells.people
+    return people, there
 
 
 def filled(sums: Sums, means: Floats, cells: Cells) -> Floats:
