@@ -111,15 +111,16 @@ def _covariances(
     The mean count is taken off first: rounded columns do not sum to zero exactly, and most people may have two copies.
     """
     stop, width, of = len(gone), batch.outcomes.stop - batch.outcomes.start, prepared.groups_of(batch)
+    at = cells.at(len(product))
 
     def put_right(columns: slice, fixed: FixedPoint) -> Floats:
         unit = fixed.unit[batch.outcomes, None]
         sums = np.ascontiguousarray(product[:, columns].T)
-        sums[:, cells.rows] += gone[columns]
+        sums[:, at] += gone[columns]
         sums *= unit
         if not prepared.approximate:
             sums -= means[of] * (fixed.integers[:, batch.outcomes].sum(axis=0, dtype=np.int64)[:, None] * unit)
-        sums[:, cells.rows] += means[:, cells.rows][of] * (gone[columns] * unit)
+        sums[:, at] += means[:, at][of] * (gone[columns] * unit)
         return sums
 
     own = None if prepared.own is None else put_right(slice(stop - 2 * width, stop - width), prepared.own)

@@ -56,6 +56,10 @@ class Cells(NamedTuple):
         row, people = np.divmod(np.flatnonzero(counts[rows] < 0), width)
         return cls(rows, people, np.searchsorted(row, np.arange(len(rows) + 1)), width)
 
+    def at(self, variants: int) -> NDArray[np.int64] | slice:
+        """Return what picks the rows from arrays over all ``variants``: a slice where it can, which copies nothing."""
+        return slice(None) if len(self.rows) == variants else self.rows
+
     def piece(self, some: slice) -> Cells:
         """Return some of the rows."""
         starts = self.starts[some.start : some.stop + 1]
@@ -110,9 +114,10 @@ def sums_of(counts: Counts, product: Floats, gone: Floats, cells: Cells, prepare
     if g > 1:
         for some in pieces(cells, len(unit) + prepared.lacking.most):
             lost[1:, :, some] = over_groups(cells.piece(some), prepared.basis.integers.astype(np.float64), prepared)
-    observed[:, cells.rows] -= lost[0]
-    squares[:, cells.rows] -= lost[0]
-    z[:, :, cells.rows] += lost
+    at = cells.at(len(counts))
+    observed[:, at] -= lost[0]
+    squares[:, at] -= lost[0]
+    z[:, :, at] += lost
     z[1:] *= unit
     lost[1:] *= unit
     return Sums(observed, z[0], squares, z, lost)
@@ -176,7 +181,8 @@ def filled(sums: Sums, means: Floats, cells: Cells) -> Floats:
     if not len(cells.rows):
         return sums.z
     z = sums.z.copy()
-    z[:, :, cells.rows] += means[:, cells.rows] * sums.lost
+    at = cells.at(z.shape[2])
+    z[:, :, at] += means[:, at] * sums.lost
     return z
 
 
