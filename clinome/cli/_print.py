@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from clinome.genetics.planner import Plan
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:
@@ -19,3 +22,14 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     typer.echo(f"report: {(out / 'report.html').resolve()}")
     if summary["truth_line"]:
         typer.echo(summary["truth_line"])
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what a scan would take: in a line, and its time part by part."""
+    from clinome.genetics.planner import duration
+
+    for note in plan.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(plan)
+    for part, seconds in plan.seconds.items():
+        typer.echo(f"{part}: {duration(seconds)}")

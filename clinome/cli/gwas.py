@@ -25,6 +25,14 @@ class Statistic(StrEnum):
     score = "score"
 
 
+class Device(StrEnum):
+    """Where matrix products are made."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
 def gwas(
     genotypes: Annotated[str, typer.Option(help="A .bed, .pgen, .bgen, .vcf.gz or .bcf; or a pattern with * over chromosomes.")],
     phenotypes: Annotated[Path, typer.Option(help="Table with FID/IID, IID or participant_id and one column a trait.")],
@@ -59,6 +67,13 @@ def gwas(
     missing: Annotated[float | None, typer.Option(help="Largest share of missing genotypes of a variant.")] = None,
     hwe: Annotated[float | None, typer.Option(help="Least p of the exact Hardy-Weinberg test.")] = None,
     info: Annotated[float | None, typer.Option(help="Least imputation INFO, where the file states it.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each process; by default as many as are quickest.")] = None,
+    processes: Annotated[int, typer.Option(help="Processes; more than 1 pay where reading keeps threads waiting.")] = 1,
+    device: Annotated[Device, typer.Option(help="Where matrix products are made: same results, to the bit.")] = Device.auto,
+    plan: Annotated[bool, typer.Option("--plan", help="Scan nothing: say what time, memory and disk the scan will take.")] = False,
+    plan_on: Annotated[
+        str | None, typer.Option(help="The same on another machine: '64 cores, 512 GB', '16 cores, gpu 1979 TOPS'.")
+    ] = None,
 ) -> None:
     """Associate every variant with every trait by linear regression (0/1 traits too), with covariates projected out.
 
@@ -66,19 +81,24 @@ def gwas(
 
         clinome gwas --genotypes "chr*.bed" --phenotypes traits.tsv --covariates covariates.tsv --out results --export regenie
     """
-    from clinome.cli._print import print_summary
+    from clinome.cli._print import print_plan, print_summary
+    from clinome.core.machine import Machine
     from clinome.genetics.association import Options
     from clinome.genetics.filters import Filters
     from clinome.genetics.selection import Selection
-    from clinome.studies.discover import run_study
+    from clinome.studies.discover import plan_study, run_study
     from clinome.studies.study_file import About, Cohort, CovariateTable, GenotypeFiles, Phenotypes, Scan, Study
 
     options = Options(
         missing_genotypes=missing_genotypes.value,
         statistic=statistic.value,
         filters=Filters(maf=maf, mac=mac, missing=missing, hwe=hwe, info=info),
+        threads=threads,
+        processes=processes,
+        device=device.value,
     )
     codes = tuple(missing_code or ())
+    machine = Machine.named(plan_on) if plan_on else None
     study = Study(
         study=About(title=f"Association of {phenotypes.name}", subtitle=Path(genotypes).name),
         genotypes=GenotypeFiles(
@@ -99,7 +119,10 @@ def gwas(
             interaction=interaction,
         ),
     )
-    print_summary(run_study(study, out), out)
+    if plan or machine:
+        print_plan(plan_study(study, out, machine=machine))
+    else:
+        print_summary(run_study(study, out), out)
 
 
 def _listed(words: str | None) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +27,15 @@ from numpy.typing import NDArray
 import clinome
 from clinome.core.errors import OutputError, StudyError
 from clinome.core.files import remove_half_written, replacing, usable_folder, write_json
+from clinome.core.machine import Machine
 from clinome.core.provenance import fingerprint
 from clinome.formats.genotypes import Genotypes
+from clinome.formats.sumstats import Layout
 from clinome.genetics.filters import Filters
+from clinome.genetics.planner import Plan, planned, settle
 from clinome.genetics.results import Results
 from clinome.genetics.scan_inputs import Inputs, gather, refuse_explained
-from clinome.genetics.scan_job import Job, Model, run_shards, shard_rows
+from clinome.genetics.scan_job import Job, Model, run_shards, shard_rows, shards_left
 from clinome.genetics.sex_chromosomes import Kind, analysed, kinds, sex_covariate, sexes
 from clinome.stats.exact import Columns, Device, Engine, best_engine
 from clinome.stats.interaction import digitise_interaction
@@ -154,6 +158,74 @@ def associate(
     """
     options = options or Options()
     out = usable_folder(out)
+    given, rows = _asked(genotypes, traits, covariates, trait_covariates, omnibus_sets, options, interaction, variants)
+    run = _described(genotypes, given, rows, options, covariates)
+    if _finished(out, run):
+        return Results(out)
+    regressed, job, notes = _laid_out(genotypes, given, rows, options)
+    base = regressed[Kind.AUTOSOME]
+    _begin(out, run)
+    if left := shards_left(shard_rows(rows, options.shard_size, len(given.tests)), out):
+        processes = min(options.processes, len(left))
+        job, threads = settle(job, left, out, threads=options.threads, processes=processes)
+        run_shards(job, left, out, threads=threads, processes=processes)
+    tested = {name: s.groups[0] for name, s in base.sets.items() if name in job.set_names}
+    run["omnibus_sets"] = job.set_names
+    run["omnibus_people"] = [g.n for g in tested.values()]
+    run["omnibus_dimensions"] = [len(g.outcomes) for g in tested.values()]
+    run["omnibus_left_out"] = {name: s.groups[0].n for name, s in base.sets.items() if name not in job.set_names}
+    run["ranks_change"] = job.ranks_change
+    run["notes"] = notes
+    _finish(out, run, given.tests, base.outcomes, genotypes)
+    return Results(out)
+
+
+def plan(
+    genotypes: Genotypes,
+    traits: pl.DataFrame,
+    *,
+    out: str | Path,
+    covariates: pl.DataFrame | None = None,
+    trait_covariates: pl.DataFrame | None = None,
+    omnibus_sets: Mapping[str, pl.DataFrame] | None = None,
+    options: Options | None = None,
+    interaction: pl.DataFrame | None = None,
+    variants: NDArray[np.int64] | None = None,
+    machine: Machine | None = None,
+    exports: Sequence[Layout] = (),
+) -> Plan:
+    """Say what :func:`associate` with these arguments would take, its summary and ``exports`` included; nothing is kept in ``out``.
+
+    ``machine``: another than this one, whose cores are taken to be as fast as those here (:mod:`clinome.genetics.planner`).
+
+    Raises
+    ------
+    ClinomeError
+        As :func:`associate`, when it would refuse.
+    """
+    options = options or Options()
+    if machine is not None:
+        options = replace(options, device="cpu", threads=None)
+    start = perf_counter()
+    given, rows = _asked(genotypes, traits, covariates, trait_covariates, omnibus_sets, options, interaction, variants)
+    _, job, _ = _laid_out(genotypes, given, rows, options)
+    shards = shard_rows(rows, options.shard_size, len(given.tests))
+    prepared = perf_counter() - start
+    found = planned(job, shards, usable_folder(out), machine, threads=options.threads, processes=options.processes, exports=exports)
+    return found._replace(seconds={"preparing": prepared} | found.seconds)
+
+
+def _asked(
+    genotypes: Genotypes,
+    traits: pl.DataFrame,
+    covariates: pl.DataFrame | None,
+    trait_covariates: pl.DataFrame | None,
+    omnibus_sets: Mapping[str, pl.DataFrame] | None,
+    options: Options,
+    interaction: pl.DataFrame | None,
+    variants: NDArray[np.int64] | None,
+) -> tuple[Inputs, NDArray[np.int64]]:
+    """Return the arrays of a scan and the rows of its variants, or say what cannot be scanned."""
     given = gather(genotypes, traits, covariates, trait_covariates, omnibus_sets or {}, interaction)
     if given.modifier is not None and (options.statistic, options.ragged_traits) != ("t", "exact"):
         raise StudyError(
@@ -166,26 +238,7 @@ def associate(
     rows = np.arange(genotypes.variants.height, dtype=np.int64) if variants is None else variants
     if not len(rows):
         raise StudyError("there are no variants to scan", where=", ".join(p.name for p in genotypes.paths) or None)
-    run = _described(genotypes, given, rows, options, covariates)
-    if _finished(out, run):
-        return Results(out)
-    scale = genotypes.read(rows[:1], given.people[:1]).scale
-    regressed, notes = _regressed(genotypes, given, rows, scale, options)
-    base = regressed[Kind.AUTOSOME]
-    refuse_explained(given.names, base.outcomes.groups)
-    job = _job(genotypes, given, rows, regressed, options)
-    _begin(out, run)
-    shards = shard_rows(rows, options.shard_size, len(given.tests))
-    run_shards(job, shards, out, threads=options.threads, processes=options.processes)
-    tested = {name: s.groups[0] for name, s in base.sets.items() if name in job.set_names}
-    run["omnibus_sets"] = job.set_names
-    run["omnibus_people"] = [g.n for g in tested.values()]
-    run["omnibus_dimensions"] = [len(g.outcomes) for g in tested.values()]
-    run["omnibus_left_out"] = {name: s.groups[0].n for name, s in base.sets.items() if name not in job.set_names}
-    run["ranks_change"] = job.ranks_change
-    run["notes"] = notes
-    _finish(out, run, given.tests, base.outcomes, genotypes)
-    return Results(out)
+    return given, rows
 
 
 class _Regressed(NamedTuple):
@@ -195,6 +248,16 @@ class _Regressed(NamedTuple):
     sets: dict[str, Outcomes]
     among: NDArray[np.bool_]
     modifier: Modifier | None
+
+
+def _laid_out(
+    genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], options: Options
+) -> tuple[dict[Kind, _Regressed], Job, list[str]]:
+    """Prepare everything that the blocks need; and sentences for the log."""
+    scale = genotypes.read(rows[:1], given.people[:1]).scale
+    regressed, notes = _regressed(genotypes, given, rows, scale, options)
+    refuse_explained(given.names, regressed[Kind.AUTOSOME].outcomes.groups)
+    return regressed, _job(genotypes, given, rows, regressed, options), notes
 
 
 def _regressed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from clinome.stats.omnibus import omnibus
 from clinome.stats.residuals import Group
 
 Floats = NDArray[np.float64]
+Numbered = tuple[int, NDArray[np.int64]]  # a shard's number and its variants
 _CELLS = 12_000_000  # people × variants of a block: a few MB a thread beside the counts themselves
 _SUMS = 8_000_000  # variants × sums of a block
 _SHARD = 40_000_000  # variants × traits of a shard
@@ -92,11 +92,13 @@ def shard_rows(rows: NDArray[np.int64], size: int, traits: int) -> list[NDArray[
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def run_shards(job: Job, shards: Sequence[NDArray[np.int64]], out: Path, *, threads: int | None, processes: int) -> None:
-    """Scan the shards that are not there yet and write them into ``out``."""
-    left = [(number, rows) for number, rows in enumerate(shards) if not all(path.exists() for path in _paths(out, number))]
-    processes = min(processes, len(left))
-    threads = threads or max(1, cores() // max(processes, 1))
+def shards_left(shards: Sequence[NDArray[np.int64]], out: Path) -> list[Numbered]:
+    """Return the shards that are not in ``out`` yet."""
+    return [(number, rows) for number, rows in enumerate(shards) if not all(path.exists() for path in _paths(out, number))]
+
+
+def run_shards(job: Job, left: Sequence[Numbered], out: Path, *, threads: int, processes: int) -> None:
+    """Scan the shards ``left`` and write them into ``out``, by ``processes`` of so many ``threads``."""
     if processes > 1:
         for _ in map_shards(partial(_alone, job, out, threads), left, processes=processes, title="association"):
             pass
@@ -105,12 +107,7 @@ def run_shards(job: Job, shards: Sequence[NDArray[np.int64]], out: Path, *, thre
         pass
 
 
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _alone(job: Job, out: Path, threads: int, shard: tuple[int, NDArray[np.int64]]) -> None:
+def _alone(job: Job, out: Path, threads: int, shard: Numbered) -> None:
     for _ in _scanned(job, [shard], out, threads):
         pass
 
@@ -120,18 +117,18 @@ def _paths(out: Path, number: int) -> tuple[Path, Path]:
     return out / "shards" / f"{number:06d}.arrow", out / "shards" / f"{number:06d}.variants.parquet"
 
 
-def _scanned(job: Job, shards: Sequence[tuple[int, NDArray[np.int64]]], out: Path, threads: int) -> Iterator[int]:
+def _scanned(job: Job, shards: Sequence[Numbered], out: Path, threads: int) -> Iterator[int]:
     """Scan shards by ``threads``, each block by one of them; yield the shards' numbers.
 
     A shard is written once the shards after it hold a block for every thread, so that none waits for the writing.
     """
-    lock, waiting = threading.Lock(), deque[tuple[int, list[Future[_Scanned]]]]()
+    lock, waiting = threading.Lock(), deque[tuple[int, list[Future[Scanned]]]]()
     before = one_thread()
     try:
         with ThreadPoolExecutor(threads, initializer=one_thread) as pool:
             try:
                 for number, rows in shards:
-                    waiting.append((number, [pool.submit(_scan_block, job, lock, part) for part in _blocks(job, rows)]))
+                    waiting.append((number, [pool.submit(scan_block, job, lock, part) for part in _blocks(job, rows)]))
                     while sum(len(blocks) for _, blocks in waiting) - len(waiting[0][1]) >= threads:
                         yield _write(job, out, *waiting.popleft())
                 while waiting:
@@ -151,14 +148,15 @@ def _blocks(job: Job, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
             yield run[start : start + size]
 
 
-class _Scanned(NamedTuple):
+class Scanned(NamedTuple):
     """A block's part of a shard, and its rows in the table of variants."""
 
     shard: Shard
     table: pl.DataFrame
 
 
-def _scan_block(job: Job, lock: threading.Lock, rows: NDArray[np.int64]) -> _Scanned:
+def scan_block(job: Job, lock: threading.Lock, rows: NDArray[np.int64]) -> Scanned:
+    """Read the variants ``rows``, all on one kind of chromosome, and test them; ``lock`` is for files that only one may read."""
     kind = Kind(job.kinds[rows[0]])
     model = job.models[kind]
     if job.source.concurrent:
@@ -186,7 +184,7 @@ def _scan_block(job: Job, lock: threading.Lock, rows: NDArray[np.int64]) -> _Sca
     n, frequency = found.n[:g].astype(np.int32), found.frequency[:g].astype(np.float32)
     more = np.repeat(model.more[:g, None], len(kept), axis=1)
     shard = Shard(rows[kept], beta, error, n, frequency, strength, more)
-    return _Scanned(shard, _variants(job, rows, kept, why, lost, found))
+    return Scanned(shard, _variants(job, rows, kept, why, lost, found))
 
 
 def _left_out(job: Job, model: Model, kind: Kind, rows: NDArray[np.int64], counts: Counts, scale: int) -> NDArray[np.str_]:
@@ -227,7 +225,7 @@ def _variants(
     return pl.DataFrame(columns).with_columns(pl.col("effect_allele_frequency", "missing_share").fill_nan(None))
 
 
-def _write(job: Job, out: Path, number: int, blocks: list[Future[_Scanned]]) -> int:
+def _write(job: Job, out: Path, number: int, blocks: list[Future[Scanned]]) -> int:
     """Gather a shard from its blocks and write its two files."""
     parts = [block.result() for block in blocks]
     shard = Shard(*(np.concatenate(values, axis=-1) for values in zip(*(part.shard for part in parts), strict=True)))

@@ -15,8 +15,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,17 +29,19 @@ import polars as pl
 import clinome
 from clinome.core.errors import StudyError, need
 from clinome.core.files import replacing, usable_folder, write_json
+from clinome.core.machine import Machine, free_disk
 from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import GENES, IMAGES, TRUE_LOCI
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.sumstats import LAYOUTS, Layout
 from clinome.formats.table import LoadedTable, read_checked, read_table
-from clinome.genetics.association import associate
+from clinome.genetics.association import associate, plan
 from clinome.genetics.clumping import find_loci, save_loci
 from clinome.genetics.export import RANKED, export, remove_export
 from clinome.genetics.hits import hit_notes
 from clinome.genetics.interaction import save_interactions
+from clinome.genetics.planner import Plan, export_of, refuse_full_disk, size
 from clinome.genetics.results import Results
 from clinome.genetics.selection import Selected, select
 from clinome.genetics.studywide import inflation_warnings, summarise, thresholds
@@ -56,6 +62,9 @@ from clinome.studies.traits import (
     save_analysed,
 )
 from clinome.studies.truth import Compared, compare
+
+_START = 0.3  # seconds until the interpreter is there
+_PAGE = 6_000_000  # bytes of the report
 
 
 def run_study(study: Study, out: str | Path, *, report: bool = True) -> dict[str, Any]:
@@ -83,6 +92,64 @@ def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
         need("jinja2", "report")
         need("plotly.offline", "report")
     stages = Stages(out)
+    with _begun(study, stages) as (run, keys, table):
+        found = _associate(run, "", keys.traits, run.phenotypes)
+        floor = None
+        if (run.phenotypes / "floor").is_dir():
+            floor = _associate(run, "floor/", keys.traits, run.phenotypes / "floor")
+        else:
+            stages.forget("floor")  # of a study that had one before
+        for layout in LAYOUTS:
+            _export(run, found.results, layout, keys.gwas)
+    summary = _summary(run, found, floor, table)
+    write_json(out / "summary.json", summary)
+    flow = found.analysed.flow
+    for name, frame in (("flow", flow.table()), ("exclusions", flow.exclusions())):
+        with replacing(out / f"{name}.parquet") as temporary:
+            frame.write_parquet(temporary)
+    inputs = [*run.genotypes.paths, *_named_files(study)]
+    write_provenance(out, inputs=inputs, settings=summary["settings"], seed=study.study.seed)
+    if report:
+        from clinome.report.page import write_report
+
+        write_report(out)
+    return summary
+
+
+def plan_study(study: Study, out: str | Path, *, machine: Machine | None = None) -> Plan:
+    """Say what :func:`run_study` would take for a table of traits: time, memory and disk, here or on a described ``machine``.
+
+    What comes before the scan is done, in a folder of ``out`` that goes again; of the scan some blocks are timed. Loci depend on
+    what is found and are not in it.
+
+    Raises
+    ------
+    ClinomeError
+        As :func:`run_study`, when it would refuse.
+    """
+    out, start = Path(out), perf_counter()
+    fresh = not out.exists()
+    out = usable_folder(out)
+    try:
+        with TemporaryDirectory(dir=out, prefix=".plan.") as folder:
+            with _begun(study, Stages(Path(folder))) as (run, keys, _):
+                analysed = _analysed(run, "", keys.traits, run.phenotypes)
+                before = perf_counter() - start + _START
+                found = plan(**_what_is_scanned(run, analysed), out=folder, machine=machine, exports=study.gwas.export)
+            stages = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    finally:
+        if fresh and not any(out.iterdir()):
+            out.rmdir()
+    preparing = found.seconds["preparing"] + before
+    found = found._replace(seconds=found.seconds | {"preparing": preparing}, disk=found.disk + stages + _PAGE)
+    if machine is None and found.disk > (free := free_disk(out)):
+        found = found._replace(notes=(*found.notes, f"only {size(free)} are free in {out}: the scan would be refused"))
+    return found
+
+
+@contextmanager
+def _begun(study: Study, stages: Stages) -> Iterator[tuple[_Run, _Keys, LoadedTable | None]]:
+    """Open the files, and run the stages before the scan: who is analysed, and their phenotypes."""
     genotypes = open_genotypes(study.genotypes.path, build=study.genotypes.build, sample_file=study.genotypes.sample)
     try:
         scanned = select(genotypes.variants, study.genotypes.scanned)
@@ -94,28 +161,9 @@ def _run_stages(study: Study, out: Path, *, report: bool) -> dict[str, Any]:
         folder = stages.run("people", keys.people, lambda d: save_people(gather(study, genotypes, trait_ids, covariates), d))
         people = load_people(folder)
         folder = stages.run("phenotypes", keys.phenotypes, lambda d: _phenotypes(study, people, table, images, d))
-        run = _Run(study, genotypes, scanned, people, covariates, folder, stages)
-        found = _associate(run, "", keys.traits, folder)
-        floor = _associate(run, "floor/", keys.traits, folder / "floor") if (folder / "floor").is_dir() else None
-        if floor is None:
-            stages.forget("floor")  # of a study that had one before
-        for layout in LAYOUTS:
-            _export(run, found.results, layout, keys.gwas)
+        yield _Run(study, genotypes, scanned, people, covariates, folder, stages), keys, table
     finally:
         genotypes.close()
-    summary = _summary(run, found, floor, table)
-    write_json(out / "summary.json", summary)
-    flow = found.analysed.flow
-    for name, frame in (("flow", flow.table()), ("exclusions", flow.exclusions())):
-        with replacing(out / f"{name}.parquet") as temporary:
-            frame.write_parquet(temporary)
-    inputs = [*genotypes.paths, *_named_files(study)]
-    write_provenance(out, inputs=inputs, settings=summary["settings"], seed=study.study.seed)
-    if report:
-        from clinome.report.page import write_report
-
-        write_report(out)
-    return summary
 
 
 class _Run(NamedTuple):
@@ -141,14 +189,7 @@ class _Found(NamedTuple):
 
 def _associate(run: _Run, where: str, key: str, source: Path) -> _Found:
     """Take the phenotypes in ``source`` to loci, in the stages ``<where>traits``, ``<where>gwas`` and ``<where>loci``."""
-    study, genotypes = run.study, run.genotypes
-    phenotypes, taught = pl.read_parquet(source / "phenotypes.parquet"), _taught(source)
-    folder = run.stages.run(
-        f"{where}traits",
-        key,
-        lambda d: save_analysed(analyse(study, run.people, genotypes, phenotypes, run.covariates, taught), d),
-    )
-    analysed = load_analysed(folder)
+    study, analysed = run.study, _analysed(run, where, key, source)
     options = study.gwas.options.of_results()
     key = fingerprint(key, options, study.gwas.omnibus, study.loci.clumping.alpha, study.genotypes.scanned)
     results = Results(run.stages.run(f"{where}gwas", key, lambda d: _scan(run, analysed, d)))
@@ -156,6 +197,17 @@ def _associate(run: _Run, where: str, key: str, source: Path) -> _Found:
     folder = run.stages.run(f"{where}loci", key, lambda d: _loci(run, analysed, results, d, pictures=not where))
     loci = pl.read_parquet(folder / "loci.parquet")
     return _Found(analysed, results, loci, _compared(study, loci) if study.truth else None)
+
+
+def _analysed(run: _Run, where: str, key: str, source: Path) -> Analysed:
+    """Take the phenotypes in ``source`` to what is scanned, in the stage ``<where>traits``."""
+    phenotypes, taught = pl.read_parquet(source / "phenotypes.parquet"), _taught(source)
+    folder = run.stages.run(
+        f"{where}traits",
+        key,
+        lambda d: save_analysed(analyse(run.study, run.people, run.genotypes, phenotypes, run.covariates, taught), d),
+    )
+    return load_analysed(folder)
 
 
 class _Keys:
@@ -233,20 +285,28 @@ def _radial(study: Study) -> bool:
     return study.gwas.options.radial_omnibus or study.phenotypes.transform == "rank-normal"
 
 
-def _scan(run: _Run, analysed: Analysed, folder: Path) -> None:
+def _what_is_scanned(run: _Run, analysed: Analysed) -> dict[str, Any]:
+    """Return the arguments of the scan, but for the folder."""
     study = run.study
-    results = associate(
-        run.genotypes,
-        analysed.traits,
-        out=folder,
-        covariates=analysed.covariates,
-        trait_covariates=analysed.own,
-        omnibus_sets=_sets(analysed.raw) if study.gwas.omnibus else {},
-        options=replace(study.gwas.options, radial_omnibus=_radial(study)),
-        interaction=analysed.modifier,
-        variants=run.scanned.rows,
-    )
-    summarise(results, tests=analysed.effective_tests, alpha=study.loci.clumping.alpha)
+    return {
+        "genotypes": run.genotypes,
+        "traits": analysed.traits,
+        "covariates": analysed.covariates,
+        "trait_covariates": analysed.own,
+        "omnibus_sets": _sets(analysed.raw) if study.gwas.omnibus else {},
+        "options": replace(study.gwas.options, radial_omnibus=_radial(study)),
+        "interaction": analysed.modifier,
+        "variants": run.scanned.rows,
+    }
+
+
+def _scan(run: _Run, analysed: Analysed, folder: Path) -> None:
+    scanned = _what_is_scanned(run, analysed)
+    cells, people = len(run.scanned.rows) * (analysed.traits.width - 1), analysed.traits.height
+    text = [export_of(run.genotypes.variants, layout, cells=cells, people=people)[1] for layout in run.study.gwas.export]
+    refuse_full_disk(sum(text) + 8 * cells, folder)  # a beta and its error, and the text that comes after hours
+    results = associate(**scanned, out=folder)
+    summarise(results, tests=analysed.effective_tests, alpha=run.study.loci.clumping.alpha)
     if analysed.modifier is not None:
         save_interactions(results)
 
