@@ -86,7 +86,9 @@ def gather(
     outcomes = _matrix(order, traits)
     own = None if trait_covariates is None else _matrix(order, trait_covariates.select("participant_id", *names))
     sets = {name: _omnibus_set(order, frame, trait_covariates) for name, frame in omnibus_sets.items()}
-    _refuse_unusable(names, outcomes, table.shape[1])
+    _refuse_reserved(names)
+    infinite = {name: "infinite values" for name, values in zip(names, outcomes.T, strict=True) if np.isinf(values).any()}
+    refuse(unusable(names, outcomes, table.shape[1]) | infinite)
     modifier = None if interaction is None else _modifier(ids.gather(cohort).to_frame(), interaction)
     inputs = Inputs(names, cohort, table, analysed, outcomes, own, sets, modifier)
     if len(set(inputs.tests)) < len(inputs.tests):
@@ -148,7 +150,7 @@ def _matrix(order: pl.DataFrame, table: pl.DataFrame) -> Floats:
     return np.ascontiguousarray(joined.select(pl.col(names).fill_null(float("nan"))).to_numpy(), dtype=np.float64)
 
 
-def _refuse_unusable(names: Sequence[str], outcomes: Floats, n_covariates: int) -> None:
+def _refuse_reserved(names: Sequence[str]) -> None:
     reserved = [name for name in names if name in RESERVED or name.startswith("omnibus:")]
     if reserved:
         raise TraitError(
@@ -157,32 +159,55 @@ def _refuse_unusable(names: Sequence[str], outcomes: Floats, n_covariates: int) 
             expected="another name than " + ", ".join(repr(name) for name in RESERVED),
             do="rename the column",
         )
-    bad = []
-    for p, name in enumerate(names):
-        values = outcomes[np.isfinite(outcomes[:, p]), p]
-        if np.isinf(outcomes[:, p]).any():
-            bad.append(f"{name}: infinite values")
-        elif not len(values):
-            bad.append(f"{name}: all missing")
+
+
+def unusable(names: Sequence[str], outcomes: Floats, n_covariates: int | None = None) -> dict[str, str]:
+    """Return why traits, the columns of ``outcomes`` (N, P; not finite is missing), hold too little to be analysed, by name.
+
+    Before the covariates are known, None, a trait is not called short of people.
+    """
+    found = {}
+    for name, column in zip(names, outcomes.T, strict=True):
+        values = column[np.isfinite(column)]
+        if not len(values):
+            found[name] = "all missing"
         elif values.min() == values.max():
-            bad.append(f"{name}: constant ({values[0]:g})")
-        elif len(values) < n_covariates + 4:
-            bad.append(f"{name}: {len(values)} values for {n_covariates} covariates")
-    if bad:
+            found[name] = f"constant ({values[0]:g})"
+        elif n_covariates is not None and len(values) < n_covariates + 4:
+            found[name] = f"{len(values)} values for {n_covariates} covariates"
+    return found
+
+
+def explained(names: Sequence[str], groups: Sequence[Group]) -> dict[str, str]:
+    """Return the traits of which the covariates leave nothing, with that sentence."""
+    gone = sorted(int(p) for g in groups for p, left in zip(g.outcomes, g.sum_of_squares, strict=True) if left == 0)
+    return dict.fromkeys(
+        (names[p] for p in gone), "an exact linear combination of the covariates, so nothing of it is left to analyse"
+    )
+
+
+def listed(why: Mapping[str, str]) -> str:
+    """Return the first ten traits, each with why it cannot be analysed."""
+    return "; ".join(f"{name}: {reason}" for name, reason in list(why.items())[:10]) + ("; …" if len(why) > 10 else "")
+
+
+def refuse(why: Mapping[str, str]) -> None:
+    """Refuse traits for the reasons of :func:`unusable` or :func:`explained`, when there are any.
+
+    Raises
+    ------
+    TraitError
+        With the traits and the reasons.
+    """
+    if why:
         raise TraitError(
-            "a trait cannot be analysed" if len(bad) == 1 else f"{len(bad)} traits cannot be analysed",
-            got="; ".join(bad[:10]) + ("; …" if len(bad) > 10 else ""),
-            expected="at least two different values, and more people than covariates",
+            "a trait cannot be analysed" if len(why) == 1 else f"{len(why)} traits cannot be analysed",
+            got=listed(why),
+            expected="at least two different values, more people than covariates, and something that these do not explain",
             do="leave them out (--traits names the ones to keep), or correct the table",
         )
 
 
 def refuse_explained(names: Sequence[str], groups: Sequence[Group]) -> None:
     """Refuse traits of which the covariates leave nothing."""
-    explained = [names[p] for g in groups for p, left in zip(g.outcomes, g.sum_of_squares, strict=True) if left == 0]
-    if explained:
-        raise TraitError(
-            "a trait is an exact linear combination of the covariates, so nothing of it is left to analyse",
-            got=", ".join(sorted(explained)[:10]),
-            do="leave the trait out, or the covariate that it was made from",
-        )
+    refuse(explained(names, groups))

@@ -24,7 +24,11 @@ from clinome.stats.distributions import z_of_neg_log10_p
 
 Floats = NDArray[np.float64]
 INFLATED = 1.1  # a genomic-control factor above this is warned about …
-_CHANCE = 14.0  # … and above 1 + this / √variants: six standard errors of the median, for variants in LD are fewer than they are
+_ERRORS = 4.0  # … when it is this many standard errors above 1 …
+_ERROR = 2.332  # … which are this / √independent variants: 1 / (2 m f(m)), f the density of χ²₁ and m its median
+_NULL_MEDIAN = 0.67449  # of |z|
+_STRETCHES = 20  # of the genome, at least, between which the share of small |z| is compared
+_ASKED = 200  # traits, at most, that say how many variants count as one
 _BINS = ("all", "below 0.01", "0.01 to 0.05", "above 0.05")
 _LABELS = len(_BINS)  # the bins after 'all', and variants without a frequency
 _SHOWN = 60  # traits with quantiles of their own; all others are in the pooled curve
@@ -63,7 +67,7 @@ def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE, hit
     """
     names, sets = results.traits["trait"].to_list(), results.omnibus_sets
     label = _labels(results.variants["effect_allele_frequency"].to_numpy())
-    detailed = len(names) <= _SHOWN
+    detailed, linkage = len(names) <= _SHOWN, _Linkage(results)
     pooled, joint = Curve(_LABELS), Curve(_LABELS)
     curves = [Curve(_LABELS if detailed else 1) for _ in names]
     hits = Hits(results, p_value=hits_below)
@@ -82,6 +86,7 @@ def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE, hit
                 curves[piece.trait].counts += counts.sum(axis=0)  # for λ; no curve of it is drawn
             best.add(z, piece)
             hits.add(rows, z, piece)
+            linkage.add(rows, z, piece.trait)
         if sets:
             both = combined_omnibus(shard.omnibus)
             z = z_of_neg_log10_p(both).astype(np.float32)
@@ -92,11 +97,14 @@ def summarise(results: Results, *, tests: float, alpha: float = GENOME_WIDE, hit
     _save(results.variants.select(keep).hstack(pl.concat(evidence)), MANHATTAN, results.folder / "manhattan.parquet")
     hits.write()
     gathered = ({"all traits": pooled} if len(names) != 1 else {}) | dict(zip(names, curves, strict=True)) | {"omnibus": joint}
-    _save_curves(results, gathered, drawn=None if detailed else ("all traits", "omnibus"))
+    _save_curves(results, gathered, linkage.effect(), drawn=None if detailed else ("all traits", "omnibus"))
 
 
-def _save_curves(results: Results, gathered: dict[str, Curve], *, drawn: tuple[str, ...] | None) -> None:
-    """Write λ of every test and frequency bin, and the quantiles of the tests ``drawn`` (None: of all)."""
+def _save_curves(results: Results, gathered: dict[str, Curve], effect: float, *, drawn: tuple[str, ...] | None) -> None:
+    """Write λ of every test and frequency bin, and the quantiles of the tests ``drawn`` (None: of all).
+
+    ``effect``: how many variants count as one (:class:`_Linkage`), which says what of a λ is chance.
+    """
     lambdas, curves = [], []
     for test, curve in gathered.items():
         for label, name in zip((None, *range(len(_BINS) - 1)), _BINS, strict=True):
@@ -119,7 +127,8 @@ def _save_curves(results: Results, gathered: dict[str, Curve], *, drawn: tuple[s
             do="see that genotypes vary among the people analysed, and that there are more people than covariates",
         )
     schema = {"test": pl.String, "frequency_bin": pl.String, "lambda_gc": pl.Float64, "n_variants": pl.Int64}
-    table = pl.DataFrame(lambdas, schema=schema, orient="row").with_columns(_flag().alias("flag"))
+    table = pl.DataFrame(lambdas, schema=schema, orient="row")
+    table = table.with_columns(_flag(effect, results.traits.height).alias("flag"))
     _save(table, LAMBDAS, results.folder / "lambdas.parquet")
     _save(pl.concat(curves), QQ, results.folder / "qq.parquet")
 
@@ -135,11 +144,56 @@ def _labels(frequency: Floats) -> NDArray[np.int64]:
     return np.where(np.isnan(minor), _LABELS - 1, np.searchsorted([0.01, 0.05], minor, side="right"))
 
 
-def _flag() -> pl.Expr:
-    """Say which λ departs from 1 by more than a tenth and by more than chance."""
-    chance = pl.max_horizontal(pl.lit(INFLATED - 1), _CHANCE / pl.col("n_variants").sqrt())
+def _flag(effect: float, n_traits: int) -> pl.Expr:
+    """Say which λ departs from 1 by more than a tenth and by more than chance; traits pooled count as copies of one."""
+    copies = pl.when(pl.col("test") == "all traits").then(n_traits).otherwise(1)
+    independent = pl.col("n_variants") / (copies * effect)
+    chance = pl.max_horizontal(pl.lit(INFLATED - 1), _ERRORS * _ERROR / independent.sqrt())
     excess = pl.col("lambda_gc") - 1
     return pl.when(excess > chance).then(pl.lit("high")).when(excess < -chance).then(pl.lit("low")).otherwise(None)
+
+
+class _Linkage:
+    """How many variants count as one: the design effect of linkage on a median, learned from the scan itself.
+
+    Where neighbours share their tests, the share of |z| below the median differs more between stretches of the genome than among
+    independent variants; the ratio of the variances is the design effect of a cluster sample (Kish 1965, Survey Sampling, §5.4),
+    and what the variance of λ is multiplied by. Stretches are chromosomes, each cut evenly where there are fewer than 20: they
+    should be longer than linkage reaches. A share, unlike a mean χ², is not led by single loci; and what inflates the whole genome
+    moves all stretches alike, so that inflation does not excuse itself. Traits are pooled, for the genome is the same.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self._stretch = _stretches(results.variants["chromosome"])
+        n_traits = results.traits.height
+        self._every = -(-n_traits // _ASKED)
+        shape = (-(-n_traits // max(self._every, 1)), int(self._stretch.max(initial=0)) + 1)
+        self._below, self._tested = np.zeros(shape), np.zeros(shape)
+
+    def add(self, rows: NDArray[np.int64], z: Deviates, trait: int) -> None:
+        """Count |z| (V,) of a trait at ``rows`` of the variants."""
+        if trait % self._every:
+            return
+        here, n_stretches = self._stretch[rows], self._below.shape[1]
+        self._below[trait // self._every] += np.bincount(here[z < _NULL_MEDIAN], minlength=n_stretches)
+        self._tested[trait // self._every] += np.bincount(here[~np.isnan(z)], minlength=n_stretches)
+
+    def effect(self) -> float:
+        """Return variants for an independent one, at least 1; infinite where nothing varies, so that λ says nothing."""
+        total = np.maximum(self._tested.sum(axis=1, keepdims=True), 1)
+        share = self._below.sum(axis=1, keepdims=True) / total
+        found = (self._below - self._tested * share) ** 2
+        independent = share * (1 - share) * (self._tested - self._tested**2 / total)
+        return max(float(found.sum() / independent.sum()), 1.0) if independent.sum() > 0 else float("inf")
+
+
+def _stretches(chromosomes: pl.Series) -> NDArray[np.int64]:
+    """Return the number of each variant's stretch: a chromosome, or an even part of one."""
+    chromosome = pl.col("chromosome")
+    parts = -(-_STRETCHES // max(chromosomes.n_unique(), 1))
+    part = pl.int_range(pl.len()).over(chromosome) * parts // pl.len().over(chromosome)
+    named = chromosomes.to_frame("chromosome").select(chromosome.rank("dense").cast(pl.Int64) * parts + part)
+    return named.to_series().rank("dense").to_numpy().astype(np.int64) - 1
 
 
 class _Best:
@@ -175,20 +229,36 @@ def _save(frame: pl.DataFrame, table: object, path: Path) -> None:
 
 
 def inflation_warnings(results: Results, *, covariates: int) -> list[str]:
-    """Name the traits whose λ says that relatives or strata are not accounted for, with the cure, in one sentence or none."""
+    """Name the tests whose λ says that something is not accounted for, with the likely causes and the cure.
+
+    One sentence for traits (and the omnibus), one for interactions, whose λ answers first to another cause.
+    """
     lambdas = pl.read_parquet(results.folder / "lambdas.parquet").filter(
         (pl.col("frequency_bin") == "all")
         & (pl.col("test") != "all traits")  # the pooled one rests on traits × variants, which are not independent
         & (pl.col("flag") == "high")
     )
-    if not lambdas.height:
-        return []
+    names, modifier = results.traits["trait"], results.run["interaction"]
+    interactions = pl.col("test").is_in(names[len(names) // 2 :].implode()) if modifier is not None else pl.lit(False)
+    said = []
+    if (inflated := lambdas.filter(~interactions)).height:
+        none = " (this scan had no covariates)" if not covariates else ""
+        said.append(
+            f"{_named(inflated)}: relatives or population strata are not accounted for, or very many variants have an effect. "
+            "Until then p-values are too small and loci may be false. Add genetic principal components to the covariates"
+            f"{none}, leave relatives out, or fit a mixed model."
+        )
+    if (inflated := lambdas.filter(interactions)).height:
+        said.append(
+            f"{_named(inflated)}: most likely the variance of the trait changes with {modifier}; differences between relatives "
+            "or strata that change with it do the same. Until then p-values of these interactions are too small. Transform the "
+            "trait so that its variance stays the same, or divide χ² by λ."
+        )
+    return said
+
+
+def _named(lambdas: pl.DataFrame) -> str:
+    """Name the tests of the largest λ."""
     worst = lambdas.sort("lambda_gc", descending=True)
     named = ", ".join(f"λ of {test} is {value:.2f}" for test, value in worst.select("test", "lambda_gc").head(8).iter_rows())
-    more = f" (and {worst.height - 8} more traits above {INFLATED})" if worst.height > 8 else ""
-    none = " (this scan had no covariates)" if not covariates else ""
-    return [
-        f"{named}{more}: relatives or population strata are not accounted for, or very many variants have an effect. "
-        "Until then p-values are too small and loci may be false. Add genetic principal components to the covariates"
-        f"{none}, leave relatives out, or fit a mixed model."
-    ]
+    return named + (f" (and {worst.height - 8} more)" if worst.height > 8 else "")

@@ -6,6 +6,7 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,10 +22,11 @@ from clinome.core.schema import METRICS, check
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.table import LoadedTable
 from clinome.genetics.conditioning import Conditioned, condition_on
+from clinome.genetics.scan_inputs import explained, listed, refuse, unusable
 from clinome.genetics.selection import read_ids, rows_of_ids
 from clinome.stats.modifier import variance_ratio
 from clinome.stats.multiple_testing import correlation_of_tests, effective_tests
-from clinome.stats.residuals import Outcomes, prepare, span
+from clinome.stats.residuals import Basis, Outcomes, prepare, span
 from clinome.stats.transform import rank_inverse_normal
 from clinome.studies.people import People, covariate_frame, load_flow, rows_of, save_flow, some_of
 from clinome.studies.study_file import Study
@@ -51,86 +53,216 @@ class Analysed:
     notes: tuple[str, ...]
 
 
+class _Cohort(NamedTuple):
+    """Who is analysed, and what all traits are adjusted for: nothing here depends on the values of a trait.
+
+    ``everybody`` could be analysed, and has ``covariates`` (None: no covariates) and the ``clinical`` ones among them; ``order``
+    has a trait as well. ``basis`` spans the covariates of everybody, and has the rows of ``order``.
+    """
+
+    flow: Flow
+    everybody: pl.DataFrame
+    order: pl.DataFrame
+    covariates: pl.DataFrame | None
+    clinical: pl.DataFrame | None
+    basis: Basis
+    notes: list[str]
+
+    @property
+    def n_covariates(self) -> int:
+        """Return the number of columns of the covariates."""
+        return 0 if self.covariates is None else self.covariates.width - 1
+
+
+class _Adjusted(NamedTuple):
+    """Traits of the people of a cohort with the covariates projected out, as ``outcomes``.
+
+    ``raw`` is their table, ``values`` the same as an array (N, P; NaN is missing); ``own``: one more covariate a trait (N, P), or
+    None; ``metrics`` and ``notes`` are of these.
+    """
+
+    names: list[str]
+    raw: pl.DataFrame
+    values: np.ndarray
+    outcomes: Outcomes
+    own: np.ndarray | None
+    metrics: pl.DataFrame
+    notes: list[str]
+
+
 def analyse(
     study: Study, people: People, genotypes: Genotypes, phenotypes: pl.DataFrame, covariates: LoadedTable | None, taught: list[str]
 ) -> Analysed:
     """Leave relatives out, add principal components, transform and adjust.
 
-    ``taught`` are the people whom the encoder has seen: they have no phenotype.
-    """
-    names = [c for c in phenotypes.columns if c != "participant_id"]
-    flow = people.flow
-    notes: list[str] = []
-    if taught:
-        flow = flow.drop("encoder", "taught the encoder, so it must not phenotype them", taught)
-    some = phenotypes.filter(pl.any_horizontal(pl.col(n).is_not_null() & pl.col(n).is_not_nan() for n in names))
-    if not some.height:
-        raise TraitError("no trait has a value", where=study.phenotypes.path, got=f"{', '.join(names[:10])}: all missing")
-    if people.related is not None:
-        worth = dict.fromkeys(flow.ids, 0)
-        worth |= dict(some.select("participant_id", pl.sum_horizontal(pl.col(n).is_not_null() for n in names)).iter_rows())
-        flow = flow.keep_only(
-            "relatives",
-            f"kinship ≥ {study.cohort.kinship:g} with somebody who stays",
-            unrelated(flow.ids, people.related, prefer=worth),
-        )
-    conditioned = _conditioned(study, genotypes, flow, covariates)
-    if conditioned is not None:
-        notes += conditioned.notes
-        if conditioned.left_out:
-            flow = flow.drop("conditioning", "a genotype conditioned on is missing", conditioned.left_out)
+    ``taught`` are the people whom the encoder has seen: they have no phenotype. A trait that cannot be analysed is left out with a
+    note, and everything is as if the table had never held it.
 
-    # Covariates are those of everybody who could be analysed, so that no trait's results change with the traits beside it.
-    cohort = genotypes.samples[rows_of(genotypes, flow.ids)].select("participant_id")
-    table, clinical, said = _covariates(study, genotypes, flow, cohort, covariates)
-    notes += said
+    Raises
+    ------
+    TraitError
+        When no trait is left, with the reasons.
+    """
+    cohort, adjusted, left_out = _usable(study, people, genotypes, phenotypes, covariates, taught)
+    names, values = adjusted.names, adjusted.values
+    residuals, tests = _residuals(adjusted.outcomes, values.shape)
+    analysed = rank_inverse_normal(residuals) if study.phenotypes.transform == "rank-normal" else values
+    modifier, said = _interaction(study, cohort, covariates, names, analysed, adjusted.own)
+    if modifier is not None:
+        tests *= 2  # of each trait, its own and that of its interaction, which are nearly independent
+    return Analysed(
+        traits=_keyed(cohort.order, analysed, names),
+        raw=adjusted.raw,
+        covariates=cohort.covariates,
+        own=None if adjusted.own is None else _keyed(cohort.order, adjusted.own, names),
+        modifier=modifier,
+        metrics=adjusted.metrics,
+        flow=cohort.flow,
+        effective_tests=tests,
+        notes=(*_left_out_notes(left_out), *cohort.notes, *adjusted.notes, *said, *_binary_notes(names, values)),
+    )
+
+
+def _usable(
+    study: Study, people: People, genotypes: Genotypes, phenotypes: pl.DataFrame, covariates: LoadedTable | None, taught: list[str]
+) -> tuple[_Cohort, _Adjusted, dict[str, str]]:
+    """Adjust the traits that can be analysed, and say of the others why not.
+
+    A trait may show only within the cohort that it cannot be analysed, when it has already had a voice in which relatives stay:
+    the cohort is found again without it.
+    """
+    left_out = _hopeless(phenotypes, people)
+    phenotypes = phenotypes.drop(left_out)
+    while True:
+        cohort = _cohort(study, people, genotypes, phenotypes, covariates, taught)
+        raw = cohort.order.join(phenotypes, on="participant_id", how="left", maintain_order="left")
+        names, values = _names(raw), _values(raw)
+        spoilt = unusable(names, values, cohort.n_covariates)
+        if not spoilt:
+            adjusted = _adjusted(study, people, cohort, raw)
+            spoilt = explained(names, adjusted.outcomes.groups)
+            if not spoilt:
+                return cohort, adjusted, left_out
+        left_out |= spoilt
+        if len(spoilt) == len(names):
+            refuse(left_out)
+        phenotypes = phenotypes.drop(spoilt)
+
+
+def _names(phenotypes: pl.DataFrame) -> list[str]:
+    return [c for c in phenotypes.columns if c != "participant_id"]
+
+
+def _values(phenotypes: pl.DataFrame) -> np.ndarray:
+    """Return the traits of a table as (N, P) float64, NaN where there is none."""
+    numbers = phenotypes.select(pl.col(_names(phenotypes)).cast(pl.Float64).fill_null(float("nan")))
+    return numbers.to_numpy().astype(np.float64)
+
+
+def _hopeless(phenotypes: pl.DataFrame, people: People) -> dict[str, str]:
+    """Return the traits that are constant or missing whoever stays, and why; none when that is all of them, which is an error.
+
+    What :func:`analyse` finds once relatives have left and covariates are known costs it the covariates again; these do not.
+    """
+    mine = phenotypes.filter(pl.col("participant_id").is_in(list(people.flow.ids)))
+    found = unusable(_names(mine), _values(mine))
+    return found if len(found) < mine.width - 1 else {}
+
+
+def _left_out_notes(left_out: dict[str, str]) -> list[str]:
+    if not left_out:
+        return []
+    count = "1 trait is" if len(left_out) == 1 else f"{len(left_out):,} traits are"
+    return [f"{count} left out and cannot be analysed: {listed(left_out)}"]
+
+
+def _cohort(
+    study: Study, people: People, genotypes: Genotypes, phenotypes: pl.DataFrame, covariates: LoadedTable | None, taught: list[str]
+) -> _Cohort:
+    """Find who is analysed, and build the covariates.
+
+    These are of everybody who could be analysed, so that no trait's results change with the traits beside it.
+    """
+    names = _names(phenotypes)
+    valued = phenotypes.filter(pl.any_horizontal(pl.col(n).is_not_null() & pl.col(n).is_not_nan() for n in names))
+    if not valued.height:
+        raise TraitError("no trait has a value", where=study.phenotypes.path, got=f"{', '.join(names[:10])}: all missing")
+    flow = _unrelated(study, people, valued, taught)
+    conditioned = _conditioned(study, genotypes, flow, covariates)
+    if conditioned is not None and conditioned.left_out:
+        flow = flow.drop("conditioning", "a genotype conditioned on is missing", conditioned.left_out)
+    everybody = genotypes.samples[rows_of(genotypes, flow.ids)].select("participant_id")
+    table, clinical, notes = _covariates(study, genotypes, flow, everybody, covariates)
     if conditioned is not None:
-        counts = cohort.join(conditioned.covariates, on="participant_id", how="left", maintain_order="left")
+        notes = [*conditioned.notes, *notes]
+        counts = everybody.join(conditioned.covariates, on="participant_id", how="left", maintain_order="left")
         table = counts if table is None else table.hstack(counts.drop("participant_id"))
-    flow = flow.keep_only("phenotypes", "no usable phenotype", some["participant_id"].to_list())
+    flow = flow.keep_only("phenotypes", "no usable phenotype", valued["participant_id"].to_list())
     flow.require(len(names) + 5 if study.images else 5)
     order = genotypes.samples[rows_of(genotypes, flow.ids)].select("participant_id")
-    phenotypes = order.join(phenotypes, on="participant_id", how="left", maintain_order="left")
-    matrix = np.zeros((cohort.height, 0)) if table is None else table.drop("participant_id").to_numpy()
-    basis = span(matrix).among(cohort["participant_id"].is_in(order["participant_id"].implode()).to_numpy())
-    values = phenotypes.select(pl.col(names).cast(pl.Float64).fill_null(float("nan"))).to_numpy().astype(np.float64)
+    matrix = np.zeros((everybody.height, 0)) if table is None else table.drop("participant_id").to_numpy()
+    basis = span(matrix).among(everybody["participant_id"].is_in(order["participant_id"].implode()).to_numpy())
+    return _Cohort(flow, everybody, order, table, clinical, basis, notes)
+
+
+def _unrelated(study: Study, people: People, valued: pl.DataFrame, taught: list[str]) -> Flow:
+    """Drop the people who taught the encoder and, of relatives, those with fewer traits."""
+    flow = people.flow
+    if taught:
+        flow = flow.drop("encoder", "taught the encoder, so it must not phenotype them", taught)
+    if people.related is None:
+        return flow
+    worth = dict.fromkeys(flow.ids, 0)
+    worth |= dict(valued.select("participant_id", pl.sum_horizontal(pl.col(n).is_not_null() for n in _names(valued))).iter_rows())
+    return flow.keep_only(
+        "relatives",
+        f"kinship ≥ {study.cohort.kinship:g} with somebody who stays",
+        unrelated(flow.ids, people.related, prefer=worth),
+    )
+
+
+def _adjusted(study: Study, people: People, cohort: _Cohort, raw: pl.DataFrame) -> _Adjusted:
+    """Project the covariates out of the traits, and DeepNull's predictions where the study wants them."""
+    names, values = _names(raw), _values(raw)
     own, metrics = None, pl.DataFrame(schema={c.name: c.dtype for c in METRICS.columns})
+    notes: list[str] = []
     if study.phenotypes.adjust == "deepnull":
-        mine = None if clinical is None else order.join(clinical, on="participant_id", maintain_order="left")
-        own, metrics, said = _deepnull(study, mine, values, names, order["participant_id"].to_list(), people)
-        notes += said
-    groups = prepare(values, basis, own).groups
-    residuals = np.full(values.shape, np.nan)
-    for group in groups:
+        clinical = cohort.clinical
+        mine = None if clinical is None else cohort.order.join(clinical, on="participant_id", maintain_order="left")
+        own, metrics, notes = _deepnull(study, mine, values, names, cohort.order["participant_id"].to_list(), people)
+    return _Adjusted(names, raw, values, prepare(values, cohort.basis, own), own, metrics, notes)
+
+
+def _residuals(outcomes: Outcomes, shape: tuple[int, ...]) -> tuple[np.ndarray, float]:
+    """Return the residuals of all traits (N, P), NaN where there is none, and as how many independent tests they count."""
+    residuals = np.full(shape, np.nan)
+    for group in outcomes.groups:
         residuals[np.ix_(group.mask, group.outcomes)] = group.residuals[group.mask]
     present = np.isfinite(residuals)
-    tests = effective_tests(correlation_of_tests(np.where(present, residuals, 0.0), present))
-    analysed = rank_inverse_normal(residuals) if study.phenotypes.transform == "rank-normal" else values
-    modifier = None
-    if study.gwas.interaction is not None and covariates is not None and clinical is not None:
-        modifier = _modifier(study.gwas.interaction, cohort, covariates.frame, clinical)
-        tests *= 2  # of each trait, its own and that of its interaction, which are nearly independent
-        notes += _variance_notes(
-            prepare(analysed, basis, own), names, order.join(modifier, on="participant_id", maintain_order="left")
-        )
+    return residuals, effective_tests(correlation_of_tests(np.where(present, residuals, 0.0), present))
+
+
+def _interaction(
+    study: Study, cohort: _Cohort, covariates: LoadedTable | None, names: list[str], analysed: np.ndarray, own: np.ndarray | None
+) -> tuple[pl.DataFrame | None, list[str]]:
+    """Return what effects interact with, if anything, and which of the ``analysed`` traits (N, P) change their variance with it."""
+    if study.gwas.interaction is None or covariates is None or cohort.clinical is None:
+        return None, []
+    modifier = _modifier(study.gwas.interaction, cohort.everybody, covariates.frame, cohort.clinical)
+    mine = cohort.order.join(modifier, on="participant_id", maintain_order="left")
+    return modifier, _variance_notes(prepare(analysed, cohort.basis, own), names, mine)
+
+
+def _binary_notes(names: list[str], values: np.ndarray) -> list[str]:
+    """Say what the linear model makes of traits with two values."""
     binary = [n for j, n in enumerate(names) if set(np.unique(values[np.isfinite(values[:, j]), j])) in ({0.0, 1.0}, {1.0, 2.0})]
-    if binary:
-        notes.append(
-            f"{'1 trait has' if len(binary) == 1 else f'{len(binary)} traits have'} two values ({', '.join(binary[:3])}"
-            f"{', …' if len(binary) > 3 else ''}) and {'is' if len(binary) == 1 else 'are'} analysed "
-            "by the linear model: betas are risk differences per allele; trust p-values of common variants in balanced traits"
-        )
-    return Analysed(
-        _keyed(order, analysed, names),
-        phenotypes,
-        table,
-        None if own is None else _keyed(order, own, names),
-        modifier,
-        metrics,
-        flow,
-        tests,
-        tuple(notes),
-    )
+    if not binary:
+        return []
+    return [
+        f"{'1 trait has' if len(binary) == 1 else f'{len(binary)} traits have'} two values ({', '.join(binary[:3])}"
+        f"{', …' if len(binary) > 3 else ''}) and {'is' if len(binary) == 1 else 'are'} analysed "
+        "by the linear model: betas are risk differences per allele; trust p-values of common variants in balanced traits"
+    ]
 
 
 def conditioning_ids(study: Study, variants: pl.DataFrame) -> list[str]:

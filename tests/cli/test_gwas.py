@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -303,6 +304,40 @@ def test_effects_that_change_with_a_covariate(gwas: Callable[..., Said], files: 
     assert names[2:] in (["height×sex=m", "weight×sex=m"], ["height×sex=f", "weight×sex=f"])
 
 
+def test_traits_that_cannot_be_analysed_are_left_out_and_named(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
+    """REGENIE ends a run of thousands of traits for one of these; it must cost itself alone, and no other trait a bit."""
+    good = traits_of(files)
+    spoilt = good.select(
+        "IID",
+        pl.lit(4.0).alias("same"),
+        "height",
+        pl.lit(None, pl.Float64).alias("gone"),
+        (covariates_of(files)["age"] * 2 + 7).alias("older"),
+        "weight",
+        pl.when(pl.int_range(300) < 6).then("height").alias("few"),
+        *(pl.lit(float(k)).alias(f"more{k}") for k in range(8)),
+    )
+    assert gwas("--omnibus", export="regenie", out=tmp_path / "plain").code == 0
+    said = gwas("--omnibus", phenotypes=saved(spoilt, tmp_path / "spoilt.tsv"), export="regenie")
+    assert said.code == 0, said.err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    (note,) = [note for note in summary["notes"] if "left out and cannot be analysed" in note]
+    assert f"note: {note}" in said.err
+    assert note.startswith(
+        "12 traits are left out and cannot be analysed: same: constant (4); gone: all missing; more0: constant (0); "
+    )
+    assert note.endswith("; more7: constant (7); …")  # ten are named
+    assert summary["n_traits"] == 2
+    few = gwas(phenotypes=saved(spoilt.drop("^more.$"), tmp_path / "fewer.tsv"), out=tmp_path / "fewer")
+    assert "few: 6 values for 4 covariates; older: an exact linear combination of the covariates" in few.err
+    for name in ("height", "weight"):
+        text = [gzip.decompress((tmp_path / out / f"{name}.regenie.tsv.gz").read_bytes()) for out in ("out", "plain")]
+        assert text[0] == text[1]
+    shards = [pl.read_ipc(tmp_path / out / "gwas" / "shards" / "000000.arrow") for out in ("out", "plain")]
+    assert shards[0].equals(shards[1])
+    assert pl.read_parquet(tmp_path / "out" / "flow.parquet").equals(pl.read_parquet(tmp_path / "plain" / "flow.parquet"))
+
+
 # --- bad input: one clear error, nothing half-written ---------------------------------------------------------------------------
 
 
@@ -324,9 +359,12 @@ TRAITS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], tuple[str, ...]]
     ),
     "joined ids": (lambda t: t.with_columns(IID=pl.format("{}_{}", "IID", "IID")), ("seems to join FID and IID",)),
     "duplicated ids": (lambda t: t.vstack(t[:2]), ("people have more than one row", "bad.tsv", "person000")),
-    "all missing beside another": (lambda t: t.with_columns(gone=pl.lit(None, pl.Float64)), ("gone: all missing", "--traits")),
     "all missing alone": (lambda t: t.select("IID", gone=pl.lit(None, pl.Float64)), ("no trait has a value", "gone: all missing")),
-    "constant": (lambda t: t.with_columns(same=pl.lit(4.0)), ("same: constant (4)", "--traits")),
+    "constant": (lambda t: t.select("IID", same=pl.lit(4.0)), ("a trait cannot be analysed", "same: constant (4)", "--traits")),
+    "none that can be analysed": (
+        lambda t: t.select("IID", same=pl.lit(4.0), few=pl.when(pl.int_range(300) < 5).then("height")),
+        ("2 traits cannot be analysed", "same: constant (4); few: 5 values for 4 covariates"),
+    ),
     "infinite": (lambda t: t.with_columns(height=pl.lit(float("inf"))), ("'height' holds a value that is not finite", "line 2")),
     "text": (lambda t: t.with_columns(height=pl.lit("tall")), ("trait 'height' holds text", "'tall'", "line 2")),
     "no trait": (lambda t: t.select("IID"), ("the table of traits holds no trait", "bad.tsv")),
@@ -350,7 +388,8 @@ def test_bad_covariates(gwas: Callable[..., Said], files: Files, tmp_path: Path)
     assert_refused(gwas(covariates=infinite), tmp_path / "out", "'age' holds a value that is not finite", "bad.tsv, line 7")
     traits = traits_of(files).select("IID", copy="height")
     same = saved(good.join(traits, on="IID"), tmp_path / "same.tsv")
-    assert_refused(gwas(covariates=same), tmp_path / "out", "exact linear combination of the covariates", "height")
+    said = gwas(covariates=same, traits="height")
+    assert_refused(said, tmp_path / "out", "a trait cannot be analysed", "height: an exact linear combination of the covariates")
     assert_refused(gwas("--categorical", "centr"), tmp_path / "out", "there is no covariate 'centr'", "age, sex, centre")
 
 

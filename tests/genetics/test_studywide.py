@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
+from toolkit.genotypes import array_genotypes
 from toolkit.store import store
 
 from clinome.core.errors import StudyError
 from clinome.core.schema import SUMMARY_STATISTICS, check
 from clinome.genetics import hits as hits_module
+from clinome.genetics.association import associate
 from clinome.genetics.hits import hit_notes
 from clinome.genetics.results import Results
-from clinome.genetics.studywide import summarise
+from clinome.genetics.studywide import inflation_warnings, summarise
 
 BINS = {"all": (0.0, 1.0), "below 0.01": (0.0, 0.01), "0.01 to 0.05": (0.01, 0.05), "above 0.05": (0.05, 1.0)}
 
@@ -149,6 +152,73 @@ def test_a_scan_without_an_estimate_is_refused_with_the_reasons(tmp_path: Path) 
     results = store(tmp_path, np.full((2, 3), np.nan))
     with pytest.raises(StudyError, match=r"no variant has an estimate for any trait[\s\S]*3 variants: no variation"):
         summarise(results, tests=2.0)
+
+
+# --- what of a λ is chance ---------------------------------------------------------------------------------------------------
+
+
+def inbred_strains(generator: np.random.Generator, *, strains: int, markers: int) -> np.ndarray:
+    """Genotypes 0 and 2 of recombinant inbred strains, ``markers`` on each of 20 chromosomes of a Morgan: (V, strains).
+
+    Inbreeding maps a Morgan to four (Haldane & Waddington 1931), so that a chromosome holds a few independent pieces.
+    """
+    switch = generator.random((20, markers, strains)) < 4 / markers / 2
+    start = generator.integers(0, 2, (20, 1, strains))
+    return (2 * ((start + np.cumsum(switch, axis=1)) % 2)).reshape(-1, strains).astype(np.int8)
+
+
+def test_shuffled_traits_of_few_strains_are_not_called_inflated(tmp_path: Path) -> None:
+    """As in BXD mice: λ of a trait without any effect scatters by a fifth, for a genome of a hundred independent pieces."""
+    generator = np.random.default_rng(7)
+    counts = inbred_strains(generator, strains=150, markers=300)
+    source = array_genotypes(counts, chromosomes=[str(1 + v // 300) for v in range(6_000)])
+    values = generator.normal(size=(150, 300))
+    traits = source.samples.select("participant_id").hstack(pl.DataFrame(values, schema=[f"t{p}" for p in range(300)]))
+    results = associate(source, traits, out=tmp_path)
+    summarise(results, tests=300.0)
+    lambdas = read(results, "lambdas").filter((pl.col("frequency_bin") == "all") & (pl.col("test") != "all traits"))
+    assert np.mean(lambdas["lambda_gc"].to_numpy() > 1.25) > 0.05
+    assert lambdas["flag"].eq("high").sum() <= 0.02 * 300
+
+
+@pytest.mark.parametrize(("run", "chromosomes"), [(1, 1), (1, 22), (30, 1), (30, 4), (30, 40)])
+def test_a_lambda_is_flagged_from_four_standard_errors_above_one(run: int, chromosomes: int, tmp_path: Path) -> None:
+    """Runs of equal variants: their number is that of the independent ones, of whatever inflation the trait is."""
+    generator = np.random.default_rng(8)
+    variants = 48_000
+    independent = variants // run
+    limit = max(0.1, 4 * 2.332 / np.sqrt(independent))
+    sizes = np.array([1.0, 1 + 0.6 * limit, 1 + 1.6 * limit, 8.0])
+    z = np.repeat(generator.normal(size=(len(sizes), independent)), run, axis=1)
+    z /= np.median(np.abs(z), axis=1, keepdims=True) / 0.67449
+    names = [str(c + 1) for c in np.arange(variants) * chromosomes // variants]
+    people = np.full((1, variants), 100_000)
+    results = store(tmp_path, z * np.sqrt(sizes)[:, None], n=people, chromosomes=names, shard_size=20_000)
+    summarise(results, tests=4.0)
+    flags = read(results, "lambdas").filter(pl.col("frequency_bin") == "all").filter(pl.col("test") != "all traits")
+    assert flags["lambda_gc"].to_list() == pytest.approx(sizes.tolist(), rel=1e-2)
+    assert flags["flag"].to_list() == [None, None, "high", "high"]
+
+
+def test_inflation_of_traits_and_of_interactions_have_their_own_causes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(9)
+    results = store(tmp_path, generator.normal(size=(4, 4_000)), names=["a", "b×x", "a×x", "b×x×x"])
+    inflated = {"a": 2.0, "a×x": 1.8, "b×x×x": 1.7}
+
+    def said(modifier: str | None, flagged: list[str]) -> list[str]:
+        (tmp_path / "run.json").write_text(json.dumps(results.run | {"interaction": modifier}))
+        table = pl.DataFrame({"test": flagged, "frequency_bin": "all", "lambda_gc": [inflated[t] for t in flagged], "flag": "high"})
+        table.write_parquet(tmp_path / "lambdas.parquet")
+        return inflation_warnings(Results(tmp_path), covariates=1)
+
+    traits, interactions = said("x", list(inflated))
+    assert traits.startswith("λ of a is 2.00: relatives or population strata are not accounted for")
+    assert interactions.startswith("λ of a×x is 1.80, λ of b×x×x is 1.70: most likely the variance of the trait changes with x")
+    assert said("x", ["a"]) == [traits]
+    assert said("x", ["a×x", "b×x×x"]) == [interactions]
+    (named_alike,) = said(None, ["a×x"])
+    assert "relatives or population strata" in named_alike
+    assert said("x", []) == []
 
 
 # --- hits -------------------------------------------------------------------------------------------------------------------

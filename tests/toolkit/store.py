@@ -70,6 +70,7 @@ def store(
         "statistic": statistic,
         "build": None,
         "covariates": [],
+        "interaction": None,
         "omnibus_sets": sets,
         "ranks_change": more is not None,
         "omnibus_people": [500] * len(sets),
