@@ -42,7 +42,8 @@ class Cost(NamedTuple):
 def run(*command: str) -> Cost:
     """Run a command and return its cost; stop with what it said when it fails.
 
-    Linux lets a child's peak memory begin with its parent's: keep this process small (:func:`apart`).
+    Linux lets a child's peak memory begin with its parent's, so less than that of this process is not seen: keep it small
+    (:func:`apart`).
     """
     with tempfile.TemporaryFile() as said:
         start = time.perf_counter()

@@ -57,6 +57,7 @@ _REPEATS = 3  # of ours; the median counts
 _TABLE = [(people, traits) for people in (2_000, 10_000, 50_000) for traits in (1, 10, 100, 1_000)]
 _TABLE_VARIANTS = 100_000  # beside a quarter of them
 _REGENIE_VARIANTS = 20_000
+_NOISE = 1.03  # of wall seconds of the same command, run after run
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def cell(bench: Bench, people: int, traits: int) -> dict[str, Any]:
     table, covariates = bench.files.traits(Traits(people, traits)), bench.files.covariates(people)
     quarter = bench.files.first(whole, people, bench.variants // 4)
     less, ours = (middle([bench.ours((bed, table, covariates)) for _ in range(_REPEATS)]) for bed in (quarter, whole))
-    written = size_of(bench.files.folder / "ours")
+    written = size_of(bench.files.folder / "ours" / "gwas" / "shards")
     product, moved = bare_product(people, bench.variants, traits), moving(whole, written)
     grown = (ours.cpu_seconds - less.cpu_seconds) / 0.75  # what follows the variants, start-up and tables apart
     return {
@@ -220,8 +221,8 @@ def cell(bench: Bench, people: int, traits: int) -> dict[str, Any]:
         "ours_quarter_of_the_variants": less._asdict(),
         "cpu_seconds_without_start": round(grown, 3),
         "bare_product_cpu_seconds": round(product, 3),
-        "bytes_read": whole.stat().st_size,
-        "bytes_written": written,
+        "bytes_of_genotypes": whole.stat().st_size,
+        "bytes_of_results": written,
         "moving_cpu_seconds": round(moved, 3),
         "ours_over_product": round(ours.cpu_seconds / product, 2),
         "ours_over_moving": round(ours.cpu_seconds / moved, 2),
@@ -238,7 +239,7 @@ def threaded(bench: Bench, case: Case) -> dict[str, Any]:
     return {
         "one_thread": one._asdict(),
         "two_threads": two._asdict(),
-        "wall_of_two_over_one": _held(two.wall_seconds / one.wall_seconds, 1.0, most=True),
+        "wall_of_two_over_one": _held(two.wall_seconds / one.wall_seconds, _NOISE, most=True),
     }
 
 
