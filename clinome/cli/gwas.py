@@ -25,6 +25,13 @@ class Statistic(StrEnum):
     score = "score"
 
 
+class Ragged(StrEnum):
+    """How traits that not everybody has are treated."""
+
+    exact = "exact"
+    regenie = "regenie"
+
+
 class Device(StrEnum):
     """Where matrix products are made."""
 
@@ -44,6 +51,9 @@ def gwas(
         Missing, typer.Option(help="The mean (as REGENIE), or drop per variant (as PLINK 2).")
     ] = Missing.mean,
     statistic: Annotated[Statistic, typer.Option(help="Student's t, or the score test (as REGENIE).")] = Statistic.t,
+    ragged_traits: Annotated[
+        Ragged, typer.Option(help="Every trait over its own people, or REGENIE's approximation, to compare with it.")
+    ] = Ragged.exact,
     omnibus: Annotated[
         bool, typer.Option(help="Also test all traits together (Wilks), whatever the rotation of their axes.")
     ] = False,
@@ -92,6 +102,7 @@ def gwas(
     options = Options(
         missing_genotypes=missing_genotypes.value,
         statistic=statistic.value,
+        ragged_traits=ragged_traits.value,
         filters=Filters(maf=maf, mac=mac, missing=missing, hwe=hwe, info=info),
         threads=threads,
         processes=processes,

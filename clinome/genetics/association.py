@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from clinome.genetics.results import Results
 from clinome.genetics.scan_inputs import Inputs, gather, refuse_explained
 from clinome.genetics.scan_job import Job, Model, run_shards, shard_rows, shards_left
 from clinome.genetics.sex_chromosomes import Kind, analysed, kinds, sex_covariate, sexes
-from clinome.stats.exact import Columns, Device, Engine, best_engine
+from clinome.stats.exact import FLOAT64, Columns, Device, Engine, best_engine
 from clinome.stats.interaction import digitise_interaction
 from clinome.stats.layout import digitise
 from clinome.stats.linear import Missing
@@ -53,6 +54,7 @@ _WORDS = {
     "ragged_traits": ("exact", "regenie"),
     "device": ("auto", "cpu", "gpu"),
 }
+_SMALL = 2e10  # variants × people × columns that float64 multiplies in the second or so that loading torch takes
 _WHOLE = 0.5  # of the samples analysed, above which all are read: choosing people out of a block costs more than the zeros
 
 
@@ -295,7 +297,10 @@ def _regressed(
     return found, [*(notes if Kind.X in scanned else []), *said]
 
 
-def _engine(device: Device) -> Engine:
+def _engine(device: Device, operations: float) -> Engine:
+    """Choose the product: a small scan does not wait a second for torch, and finds the same."""
+    if device == "auto" and operations < _SMALL and "torch" not in sys.modules:
+        return FLOAT64
     try:
         return best_engine(device)
     except RuntimeError as error:
@@ -315,7 +320,8 @@ def _job(genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], regressed
     width = samples.height if whole else len(given.people)
     places = given.people if whole else np.arange(width)
     people = sexes(samples if whole else samples[given.people])
-    base, engine = regressed[Kind.AUTOSOME], _engine(options.device)
+    base = regressed[Kind.AUTOSOME]
+    engine = _engine(options.device, float(len(rows)) * width * (len(given.tests) + given.covariates.shape[1]))
     names = [name for name, whitened in base.sets.items() if _testable(whitened)]
     ranks = np.array([group.rank for group in base.outcomes.groups])
 

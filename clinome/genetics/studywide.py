@@ -28,7 +28,7 @@ _ERRORS = 4.0  # … when it is this many standard errors above 1 …
 _ERROR = 2.332  # … which are this / √independent variants: 1 / (2 m f(m)), f the density of χ²₁ and m its median
 _NULL_MEDIAN = 0.67449  # of |z|
 _STRETCHES = 20  # of the genome, at least, between which the share of small |z| is compared
-_ASKED = 200  # traits, at most, that say how many variants count as one
+_ASKED = 50  # traits, at most, that say how many variants count as one
 _BINS = ("all", "below 0.01", "0.01 to 0.05", "above 0.05")
 _LABELS = len(_BINS)  # the bins after 'all', and variants without a frequency
 _SHOWN = 60  # traits with quantiles of their own; all others are in the pooled curve
@@ -174,9 +174,10 @@ class _Linkage:
         """Count |z| (V,) of a trait at ``rows`` of the variants."""
         if trait % self._every:
             return
-        here, n_stretches = self._stretch[rows], self._below.shape[1]
-        self._below[trait // self._every] += np.bincount(here[z < _NULL_MEDIAN], minlength=n_stretches)
-        self._tested[trait // self._every] += np.bincount(here[~np.isnan(z)], minlength=n_stretches)
+        here = self._stretch[rows]
+        starts = np.flatnonzero(np.diff(here, prepend=-1))
+        for sums, counted in ((self._below, z < _NULL_MEDIAN), (self._tested, ~np.isnan(z))):
+            np.add.at(sums[trait // self._every], here[starts], np.add.reduceat(counted, starts, dtype=np.int64))
 
     def effect(self) -> float:
         """Return variants for an independent one, at least 1; infinite where nothing varies, so that λ says nothing."""

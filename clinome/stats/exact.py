@@ -15,6 +15,7 @@ sum of counts × integers is an integer, and stays below 2⁵³: whoever adds it
 
 from __future__ import annotations
 
+import sys
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -93,7 +94,7 @@ class Engine(NamedTuple):
         return f"8-bit integers, base {self.base}, {self.device}" if self.kind == "int8" else "float64"
 
 
-_FLOAT64 = Engine("float64", 0, "cpu")
+FLOAT64 = Engine("float64", 0, "cpu")
 
 
 class Columns:
@@ -111,7 +112,7 @@ class Columns:
         self.integers = integers
         self.width = integers.shape[1]  # columns of the product
         engine = engine or best_engine()
-        self.engine = engine if len(integers) <= _CPU_PEOPLE else _FLOAT64
+        self.engine = engine if len(integers) <= _CPU_PEOPLE else FLOAT64
         self._planes: list[slice | NDArray[np.int64]] = []
         self._digits: Any = None
         if self.engine.kind == "int8":
@@ -227,18 +228,17 @@ def best_engine(device: Device = "auto") -> Engine:
             return Engine("int8", 256, "cuda")
         for base in (256, 128):
             engine = Engine("int8", base, "cpu")
-            if device != "gpu" and self_check(engine) and _seconds(engine) < _SLOWER * _seconds(_FLOAT64):
+            if device != "gpu" and self_check(engine) and _seconds(engine) < _SLOWER * _seconds(FLOAT64):
                 return engine
     if device == "gpu":
         raise RuntimeError("there is no GPU here whose 8-bit product is right")
-    return _FLOAT64
+    return FLOAT64
 
 
 def one_thread(threads: int = 1) -> int:
     """Let a product of this thread use so many processors (a scan's own threads are over blocks); return how many it used."""
-    try:
-        import torch
-    except ImportError:
+    torch = sys.modules.get("torch")  # which float64 products do without
+    if torch is None:
         return 1
     before = int(torch.get_num_threads())
     torch.set_num_threads(threads)

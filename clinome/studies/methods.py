@@ -74,6 +74,11 @@ def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thres
     }[run["missing_genotypes"]]
     test = {"t": "Student's t of the full model", "score": "a score test (χ², one degree of freedom)"}[run["statistic"]]
     said.append(f"Every variant was tested against every trait by linear regression on allele counts, by {test}; {missing}.")
+    if run["ragged_traits"] == "regenie":
+        said.append(
+            "Traits that not everybody has, and the genotypes, were residualised over everybody and then masked, as REGENIE "
+            "approximates it (Mbatchou et al. 2021)."
+        )
     if run["interaction"]:
         said.append(
             f"For every trait the interaction of the variant with {run['interaction']} was tested as well, by Student's t of a "

@@ -19,6 +19,7 @@ from toolkit.plink2 import run as run_program
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.plink import write_plink
 from clinome.formats.sumstats import read_sumstats
+from clinome.genetics.results import Results
 
 
 @pytest.fixture
@@ -456,3 +457,18 @@ def test_samples_of_another_length(gwas: Callable[..., Said], files: Files, prog
     said = gwas(genotypes=prefix.with_suffix(".bgen"), sample=prefix.with_suffix(".sample"))
     assert_refused(said, tmp_path / "out", "the .sample belongs to another BGEN", "295 people", "300")
     assert_refused(gwas(), tmp_path / "out", "too long for its .bim and .fam", "295 people")
+
+
+def test_regenies_approximation_is_said_on_the_page_and_differs(gwas: Callable[..., Said], files: Files, tmp_path: Path) -> None:
+    gaps = traits_of(files).with_columns(weight=pl.when(pl.int_range(pl.len()) % 9 > 0).then("weight"))
+    phenotypes = saved(gaps, tmp_path / "gaps.tsv")
+    frames = []
+    for word in ("exact", "regenie"):
+        said = gwas(phenotypes=phenotypes, ragged_traits=word, out=tmp_path / word)
+        assert said.code == 0, said.err
+        frames.append(Results(tmp_path / word / "gwas").trait("weight"))
+        assert ("as REGENIE approximates it" in (tmp_path / word / "report.html").read_text()) == (word == "regenie")
+    difference = ((frames[0]["beta"] - frames[1]["beta"]) / frames[0]["standard_error"]).abs().max()
+    assert 1e-4 < difference < 0.5  # type: ignore[operator]
+    refused = gwas(phenotypes=phenotypes, ragged_traits="regenie", missing_genotypes="drop", out=tmp_path / "no")
+    assert_refused(refused, tmp_path / "no", "REGENIE's approximation puts the mean in place of a missing genotype")
