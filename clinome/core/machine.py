@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -92,6 +93,11 @@ def free_memory() -> int | None:
 def used_memory() -> int:
     """Return how many bytes this process holds."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def most_memory() -> int:
+    """Return how many bytes this process has held at once so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def free_disk(folder: Path) -> int:

@@ -17,8 +17,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import OutputError, StudyError
-from clinome.core.machine import Machine, free_disk, used_memory
+from clinome.core.machine import Machine, free_disk, most_memory, used_memory
 from clinome.core.progress import say
 from clinome.formats.sumstats import Layout, write_sumstats
 from clinome.genetics.curves import histogram
@@ -35,10 +36,10 @@ from clinome.genetics.scan_job import Job, Numbered, scan_block
 from clinome.stats.distributions import z_of_t
 from clinome.stats.exact import one_thread
 
-_SECONDS = 0.25  # that one measurement takes, about
-_WORTH = 40.0  # seconds of a scan from which measuring its rates is little beside it
+_SECONDS, _ROUNDS = 0.2, 2  # that one measurement takes, about; the quicker counts, for others may be busy meanwhile
+_WORTH = 60.0  # seconds of a scan from which measuring its rates is little beside it
 _TINY = 200_000_000  # genotypes of a scan of which not even a few are timed
-_NOISE = 0.9  # fewer threads are taken when they need less than this share of the time of more
+_NOISE = 0.85  # fewer threads are taken when they need less than this share of the time of more
 _LEAST = 64  # variants of a block
 _PROBE = 128  # variants of a first guess
 _PER_CALL, _PER_SUM = 5, 56  # bytes a thread holds for a genotype of a block, and for a variant × sum of its product
@@ -177,17 +178,19 @@ def measure(job: Job, rows: NDArray[np.int64], folder: Path, *, threads: Sequenc
         guess = timed(lambda: scan_block(job, lock, probe), len(probe))
         length = int(np.clip(_SECONDS / guess, min(_LEAST, block), block))
         some = part(1, 3, length)
-        alone = min(timed(lambda: scan_block(job, lock, some), len(some)) for _ in range(2))
+        together = dict.fromkeys({1, *threads}, np.inf)
+        for _ in range(_ROUNDS):
+            for n in together:
+                parts = [part(k, n, length) for k in range(n)] if n > 1 else [some]
+                with ThreadPoolExecutor(n, initializer=one_thread) as pool:
+                    list(pool.map(sleep, [1e-3] * n))  # so that all threads are there
+                    took = timed(lambda: list(pool.map(partial(scan_block, job, lock), parts)), sum(map(len, parts)))  # noqa: B023
+                together[n] = min(together[n], took)
+        alone = together[1]
         reading = timed(lambda: job.source.read(some, job.read), len(some))
         counts: Any = np.ascontiguousarray(job.source.read(some, job.read).counts)
         prepared = job.models[min(job.models)].prepared
         products = timed(lambda: [batch.columns.product(counts) for batch in prepared.batches], len(some))
-        together = {1: alone}
-        for n in sorted(set(threads) - {1}):
-            parts = [part(k, 2 * n, length) for k in range(2 * n)]
-            with ThreadPoolExecutor(n, initializer=one_thread) as pool:
-                list(pool.map(lambda _: one_thread(), range(n)))
-                together[n] = timed(lambda: list(pool.map(lambda p: scan_block(job, lock, p), parts)), sum(map(len, parts)))  # noqa: B023
     finally:
         one_thread(before)
     serial = 0.0 if job.source.concurrent else min(reading, alone)
@@ -388,6 +391,7 @@ def planned(
     most = threads or max(1, Machine.here().cores // processes)
     rates = measure(job, np.concatenate(shards), out, threads=candidates(most))
     found = plan(work, rates, there, held=held, threads=threads, processes=processes)
+    found = found._replace(memory=max(found.memory, most_memory()))  # reading the tables may have taken more
     seconds, disk = found.seconds | {"summary and report": seconds_of_summary(work) + _PAGE}, found.disk
     for layout in exports:
         seconds[f"export as {layout}"], more = export_of(
