@@ -134,9 +134,10 @@ def test_ragged_traits_of_mouse_strains_find_their_genes_whatever_runs_beside_th
 
 
 @pytest.mark.slow
-def test_5803_ragged_traits_in_one_run(prepared: Callable[[str], Study], tmp_path: Path) -> None:
+def test_5806_ragged_traits_in_one_run(prepared: Callable[[str], Study], tmp_path: Path) -> None:
     summary, loci = run(prepared("bxd-mice"), tmp_path / "out")
     assert (summary["n_traits"], summary["n_variants"], summary["n_participants"]) == (5803, 7320, 198)
+    assert any(note.startswith("3 traits") and "15868" in note and "constant" in note for note in summary["notes"])
     traits = Results(tmp_path / "out" / "gwas").traits
     values = pl.read_csv(tmp_path / "data" / "traits.tsv", separator="\t", null_values="NA", infer_schema_length=None)
     assert traits["n"].to_list() == [values[name].count() for name in traits["trait"]]
@@ -234,7 +235,7 @@ def test_prepared_strains_hold_what_the_source_holds(
     copies = called.drop("marker").select(pl.all().replace_strict({"B": 0, "H": 1, "D": 2}, return_dtype=pl.Int8)).to_numpy()
     assert (source.read(np.arange(7320)).counts == copies).all()
     traits = pl.read_csv(tmp_path / "data" / "traits.tsv", separator="\t", null_values="NA", infer_schema_length=None)
-    assert traits.shape == (198, 1 + 5803)
+    assert traits.shape == (198, 1 + 5806)
     known = pl.read_csv(tmp_path / "data" / "descriptions.tsv", separator="\t", infer_schema=False)
     assert set(traits.columns[1:]) <= set(known["trait"])
 
