@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 from clinome.core.errors import CohortError, FormatError, StudyError
 from clinome.formats.bgen import BgenGenotypes
 from clinome.formats.genotypes import Block, Genotypes, blocks, chosen
-from clinome.formats.pgen import PgenGenotypes, write_pgen
+from clinome.formats.pgen import DOSAGE_SCALE, PgenGenotypes, write_pgen
 from clinome.formats.plink import PlinkGenotypes, write_plink
 from clinome.formats.vcf import VcfGenotypes
+
+_FINEST = 65_535  # units of a copy that are kept where files in different units are read as one
 
 
 def _plink(path: Path, build: str | None, _: Path | None) -> Genotypes:
@@ -104,6 +106,7 @@ class GenotypeSet:
     """Genotypes of the same people in several files (one a chromosome), as one :class:`Genotypes`.
 
     People are in the order of the first file; where another lists them otherwise they are found by name, and ``notes`` say so.
+    Dosages in different units come in the least common one, or, where that is finer than 1/65535, rounded to PLINK's 1/16384.
 
     Raises
     ------
@@ -122,7 +125,8 @@ class GenotypeSet:
         self._sources = tuple(sources)
         self._starts = np.cumsum([0, *(source.variants.height for source in sources)])
         scales = [source.read(np.zeros(1, np.int64)).scale for source in sources if source.variants.height]
-        self.scale = math.lcm(*scales)
+        joint = math.lcm(*scales)
+        self.scale = joint if joint <= _FINEST else DOSAGE_SCALE
         self.samples = first.samples
         self.variants = pl.concat([source.variants for source in sources], how="diagonal")
         self.build = next(iter(builds), None)
@@ -133,7 +137,11 @@ class GenotypeSet:
             for source, order in zip(sources, self._orders, strict=True)
             for note in (*([] if order is None else [turned]), *source.notes)
         ]
-        self.notes = tuple(f"{source.paths[0].name}: {note}" for source, note in notes)
+        rounded = [f"dosages of files in units of 1/{' and 1/'.join(map(str, sorted(set(scales))))} are rounded to 1/{self.scale}"]
+        self.notes = (
+            *(f"{source.paths[0].name}: {note}" for source, note in notes),
+            *(rounded if joint > _FINEST else ()),
+        )
         self.concurrent = all(source.concurrent for source in sources)
 
     def read(self, variants: NDArray[np.int64], samples: NDArray[np.int64] | None = None) -> Block:
@@ -192,6 +200,8 @@ def convert_genotypes(
 def _at_scale(block: Block, scale: int) -> NDArray[np.int8] | NDArray[np.int32]:
     if block.scale == scale:
         return block.counts
+    if scale % block.scale:
+        return np.where(block.counts < 0, -1, np.rint(block.counts * (scale / block.scale))).astype(np.int32)
     counts = block.counts.astype(np.int32)
     counts[counts > 0] *= scale // block.scale
     return counts

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from clinome.stats.exact import Columns, Counts, Engine, FixedPoint, fixed_point
 from clinome.stats.linear import Missing
-from clinome.stats.modifier import BITS, Modifier, coarse
+from clinome.stats.modifier import Modifier, bits_of, coarse
 from clinome.stats.moments import COLLINEAR, Cells, gathered, over, pieces, ratio
 from clinome.stats.projection import cholesky, forward
 from clinome.stats.residuals import Group, Outcomes
@@ -65,9 +65,9 @@ class _Pairs(NamedTuple):
     unit: Floats
 
     @classmethod
-    def of(cls, columns: Floats, x: Floats, scale: int, engine: Engine | None) -> _Pairs:
+    def of(cls, columns: Floats, x: Floats, scale: int, bits: int, engine: Engine | None) -> _Pairs:
         """Write ``columns`` (N, C) and their products with ``x`` as integers."""
-        fixed = fixed_point(np.hstack([columns, x[:, None] * columns]), largest_count=2 * scale, bits=BITS)
+        fixed = fixed_point(np.hstack([columns, x[:, None] * columns]), largest_count=2 * scale, bits=bits)
         return cls(Columns(fixed.integers, engine), fixed.unit)
 
     def sums(self, counts: Counts) -> Floats:
@@ -173,19 +173,19 @@ def digitise_interaction(
     residuals = np.hstack([g.residuals for g in groups])
     owns = [g.own for g in groups if g.own is not None]
     own = np.hstack(owns) if owns else None
-    x = placed(modifier.values)
+    x, bits = placed(modifier.values), bits_of(outcomes.basis.cohort)
     squares = fixed_point(
         placed(np.hstack([masks * modifier.values[:, None] ** power for power in range(3)])),
         largest_count=max(2 * scale, 4),  # a hard call's square, or a digit of a dosage's
-        bits=BITS,
+        bits=bits,
     )
     basis = placed(modifier.columns.integers)
     return PreparedInteraction(
         parts=_parts(groups, modifier.values),
         basis=_Pairs(Columns(basis, engine), modifier.columns.unit),
-        masks=_Pairs.of(placed(masks), x, scale, engine),
-        residuals=_Pairs.of(placed(residuals), x, scale, engine),
-        own=None if own is None else _Pairs.of(placed(own), x, scale, engine),
+        masks=_Pairs.of(placed(masks), x, scale, bits, engine),
+        residuals=_Pairs.of(placed(residuals), x, scale, bits, engine),
+        own=None if own is None else _Pairs.of(placed(own), x, scale, bits, engine),
         squares=Columns(squares.integers, engine),
         squares_unit=squares.unit,
         lacking=[_Lacking.of(placed(anybody & ~g.mask), basis, engine) for g in groups],
@@ -327,7 +327,7 @@ def _products_of_squares(observed: Counts, prepared: PreparedInteraction) -> Flo
     if prepared.scale == 1:
         return prepared.squares.product(observed * observed)
     base = 2 * prepared.scale
-    high, low = np.divmod(observed * observed, base)
+    high, low = np.divmod(observed.astype(np.int64) ** 2, base)
     return base * prepared.squares.product(high) + prepared.squares.product(low)
 
 
@@ -384,7 +384,7 @@ def _estimate(
     df = np.where(n - part.rank > 2, n - part.rank - 2, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         g_left, h_left = m.gg - m.gh * m.gh / m.hh, m.hh - m.gh * m.gh / m.gg
-        told = (g_left > COLLINEAR * m.g_varies) & (h_left > COLLINEAR * m.h_varies) & part.varies
+        told = (g_left > COLLINEAR * m.g_varies) & (h_left > COLLINEAR * np.maximum(m.h_varies, m.g_varies)) & part.varies
         g_left, h_left = np.where(told, g_left, np.nan), np.where(told, h_left, np.nan)
         beta, delta = (m.gy - m.gh / m.hh * m.hy) / g_left, (m.hy - m.gh / m.gg * m.gy) / h_left
         left = m.yy - beta * m.gy - delta * m.hy

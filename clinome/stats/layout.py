@@ -14,20 +14,41 @@ from clinome.stats.residuals import Outcomes
 
 Floats = NDArray[np.float64]
 _WIDTH = 1_024  # outcomes of one matrix product
+_LOW = (1 << 30) - 1
 
 
-class Coarse(NamedTuple):
-    """Integer columns (N, C) with so few bits that sums of products of two stay below 2⁵³, and what a ``unit`` is worth."""
+class Digits(NamedTuple):
+    """Integer columns in digits, lowest first: ``integers`` = Σ ``digits``[d] · ``base``^d, each (N, C) in float64.
 
-    integers: Floats
-    unit: Floats
+    Digits are so small that sums over a cohort of a digit times a whole column stay below 2⁵³: by Cauchy and Schwarz
+    Σ|ab| ≤ √Σa² √Σb².
+    """
+
+    digits: list[Floats]
+    base: float
 
     @classmethod
-    def of(cls, fixed: FixedPoint, people: int) -> Coarse:
-        """Choose the bits for sums over at most ``people``."""
-        bits = (51 - int(np.ceil(np.log2(max(people, 2))))) // 2  # Σ|ab| ≤ √Σa² √Σb² ≤ people · 4^bits (Cauchy and Schwarz)
-        shift = np.maximum(fixed.bits - bits, 0)
-        return cls(np.rint(fixed.integers * np.ldexp(1.0, -shift)), fixed.unit * np.ldexp(1.0, shift))
+    def of(cls, integers: NDArray[np.int32], people: int) -> Digits:
+        """Split ``integers`` for sums over a cohort of at most ``people`` with columns of :func:`bits_for` that many."""
+        bits = max(52 - bits_for(people) - int(np.ceil(np.log2(max(people, 2)))), 2)
+        rest, digits = integers.astype(np.int64), []
+        for _ in range(-(-33 // bits)):
+            low = ((rest + (1 << bits - 1)) & ((1 << bits) - 1)) - (1 << bits - 1)
+            digits.append(low.astype(np.float64))
+            rest = (rest - low) >> bits
+        return cls(digits, float(1 << bits))
+
+    def columns(self) -> Floats:
+        """Return all digits side by side (N, D · C)."""
+        return np.hstack(self.digits)
+
+    def together(self, sums: Floats) -> Floats:
+        """Put the digits' sums (D · C, …) together: (C, …)."""
+        parts = sums.reshape(len(self.digits), -1, *sums.shape[1:])
+        whole: Floats = parts[0].copy()
+        for d in range(1, len(parts)):
+            whole += self.base**d * parts[d]
+        return whole
 
 
 class Batch(NamedTuple):
@@ -101,19 +122,40 @@ class Prepared:
         """Whose sums over the basis differ from everybody's by which people."""
         return Lacking.of(self.absent, len(self.basis.integers))
 
-    @cached_property
-    def squares(self) -> Floats:
-        """Products of every two of the intercept and the coarse basis, the lower triangle row by row (N, K (K + 1) / 2)."""
-        coarse = self.coarse[0].integers
-        q: Floats = np.column_stack([self.masks.integers.any(axis=1).astype(np.float64), coarse])
-        j, k = np.tril_indices(q.shape[1])
-        return q[:, j] * q[:, k]
+    @property
+    def _intercept(self) -> NDArray[np.int32]:
+        """One for everybody who is analysed (N, 1)."""
+        anybody: NDArray[np.int32] = self.masks.integers.max(axis=1, keepdims=True)
+        return anybody
 
     @cached_property
-    def coarse(self) -> tuple[Coarse, Coarse, Coarse | None]:
-        """Basis, residuals and own covariates for products over the people left out."""
-        own = None if self.own is None else Coarse.of(self.own, self.cohort)
-        return Coarse.of(self.basis, self.cohort), Coarse.of(self.residuals, self.cohort), own
+    def floats(self) -> tuple[Floats, Floats, Floats | None]:
+        """Intercept and basis (N, K), residuals, and own covariates as whole numbers in float64, for sums over people left out."""
+        basis = np.hstack([self._intercept, self.basis.integers]).astype(np.float64)
+        own = None if self.own is None else self.own.integers.astype(np.float64)
+        return basis, self.residuals.integers.astype(np.float64), own
+
+    @cached_property
+    def digits(self) -> Digits:
+        """Intercept and basis in digits."""
+        return Digits.of(np.hstack([self._intercept, self.basis.integers]), self.cohort)
+
+    @cached_property
+    def pairs(self) -> Floats:
+        """Products of the digits of a basis column and another whole one, the lower triangle of all row by row, digit by digit."""
+        j, k = np.tril_indices(self.floats[0].shape[1])
+        return np.hstack([digit[:, j] * self.floats[0][:, k] for digit in self.digits.digits])
+
+    @cached_property
+    def squares(self) -> Floats:
+        """Squared residuals, the products of residuals and own covariates, and squared own ones, in two digits side by side.
+
+        Of base 2³⁰, so that sums of either are exact: (N, 2 · P), or (N, 6 · P) with own covariates.
+        """
+        y = self.residuals.integers.astype(np.int64)
+        o = None if self.own is None else self.own.integers.astype(np.int64)
+        products = [y * y] if o is None else [y * y, o * y, o * o]
+        return np.hstack([part.astype(np.float64) for product in products for part in (product & _LOW, product >> 30)])
 
     def groups_of(self, batch: Batch) -> NDArray[np.int64] | slice:
         """Return what picks a batch's rows from arrays over groups; a single group is broadcast instead."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ from clinome.stats.moments import (
 from clinome.stats.projection import SINGULAR, cholesky, forward
 
 Floats = NDArray[np.float64]
+_TOLD = 1e-9  # share of an outcome's sum of squares below which what is left of it is rounding
 
 
 def leave_out(
@@ -40,71 +43,76 @@ def leave_out(
 
     ``gy`` and ``own`` (P, V) are ỹ'g and o'g with missing counts at the mean, where they add nothing. Over the observed people
     O = M − S the Gram matrix is A − Q_S'Q_S, and Q_O'ỹ_O = −Q_S'ỹ_S. The sums over S are small products of gathered whole
-    numbers; a Cholesky factor, by elementwise steps over variants, restores the projection.
+    numbers, one factor in digits so that they are exact; a Cholesky factor, by elementwise steps over variants, restores the
+    projection.
     """
     outcomes = prepared.order[batch.outcomes]
     of, whole = prepared.groups_of(batch), prepared.sum_of_squares[batch.outcomes]
     ranks = prepared.ranks[batch.outcomes]
-    _, coarse, coarse_own = prepared.coarse
-    for some in pieces(cells, (2 if own is None else 3) * len(outcomes) + len(prepared.factors) ** 2 + prepared.lacking.most):
+    _, y_columns, o_columns = prepared.floats
+    y_unit = prepared.residuals.unit[batch.outcomes, None]
+    unit = np.concatenate([[1.0], prepared.basis.unit])[:, None, None]
+    digits, p = prepared.digits, len(prepared.order)
+    wide = prepared.digits.columns()
+    for some in pieces(cells, (2 if own is None else 3) * len(outcomes) + prepared.pairs.shape[1] + prepared.lacking.most):
         rows, part = cells.rows[some], cells.piece(some)
         people, there = gathered(part)
         here = sums.at(rows, some)
-        q, unit, factor, singular = _factor_of_observed(part, people, there, prepared)
+        left = wide[people] * there[..., None]
+        factor, singular = _factor_of_observed(part, people, left, prepared)
         solved = forward(factor, here.z)
         variance = variance_of(here, here.z, factor)
         df = here.observed - prepared.rank
         reason = np.where(singular & (df >= 2), np.int8(2), reason_of(here, variance, df))
         result.n[:, rows], result.reason[:, rows] = here.observed.astype(np.int64), reason
-        y = coarse.integers[:, batch.outcomes][people]
-        scale = coarse.unit[batch.outcomes, None]
-        steps = forward(factor[:, :, of], -over(q, y) * unit[:, None, None] * scale)
-        cov, yy = gy[:, rows], whole - over(there[..., None].astype(np.float64), y * y)[0] * scale * scale
+        steps = forward(factor[:, :, of], -digits.together(over(left, y_columns[:, batch.outcomes][people])) * unit * y_unit)
+        squares = [low + 2.0**30 * high for low, high in _squares_over(part, batch, prepared, p)]
+        cov, yy = gy[:, rows], whole - squares[0] * y_unit * y_unit
         gg = np.where(reason == 0, variance, np.nan)[of]
         for k, step in enumerate(steps):
             yy = yy - step * step
             if k:  # the intercept's share went with the mean count
                 cov = cov - solved[k][of] * step
-        if own is not None and coarse_own is not None:
-            o = coarse_own.integers[:, batch.outcomes][people]
-            size = coarse_own.unit[batch.outcomes, None]
-            more = forward(factor[:, :, of], -over(q, o) * unit[:, None, None] * size)
-            left = np.ones_like(yy) - over(there[..., None].astype(np.float64), o * o)[0] * size * size
-            og, oy = own[:, rows], -over(there[..., None].astype(np.float64), o * y)[0] * size * scale
+        if own is not None and o_columns is not None and prepared.own is not None:
+            o_unit = prepared.own.unit[batch.outcomes, None]
+            more = forward(factor[:, :, of], -digits.together(over(left, o_columns[:, batch.outcomes][people])) * unit * o_unit)
+            remains, og, oy = 1 - squares[2] * o_unit * o_unit, own[:, rows], -squares[1] * o_unit * y_unit
             for k, (r, step) in enumerate(zip(more, steps, strict=True)):
-                left, oy = left - r * r, oy - r * step
+                remains, oy = remains - r * r, oy - r * step
                 if k:
                     og = og - r * solved[k][of]
-            length = np.where(
-                (left > SINGULAR) & (ranks > prepared.rank[prepared.group_of[batch.outcomes]]), np.sqrt(np.abs(left)), np.inf
-            )
+            theirs = ranks > prepared.rank[prepared.group_of[batch.outcomes]]
+            length = np.where((remains > SINGULAR) & theirs, np.sqrt(np.abs(remains)), np.inf)
             og, oy = og / length, oy / length
             cov, yy, remainder = cov - og * oy, yy - oy * oy, gg - og * og
             gg = np.where(remainder > COLLINEAR * gg, remainder, np.nan)
-        found = Moments(gg, cov, np.where(yy > 1e-9 * whole, yy, np.nan), here.observed[of] - ranks)
+        told = yy > _TOLD * whole
+        found = Moments(np.where(told, gg, np.nan), cov, np.where(told, yy, np.nan), here.observed[of] - ranks)
         at = np.ix_(outcomes, rows)
         result.beta[at], result.standard_error[at] = estimate(found, statistic, prepared.scale)
 
 
+def _squares_over(cells: Cells, batch: Batch, prepared: Prepared, p: int) -> Iterator[tuple[Floats, Floats]]:
+    """Yield the low and high digits' sums (P, v) over the missing people of ỹ², and of oỹ and o² where there are own covariates."""
+    for start in range(0, prepared.squares.shape[1], 2 * p):
+        low, high = (prepared.squares[:, start + d * p : start + (d + 1) * p][:, batch.outcomes] for d in (0, 1))
+        yield cells.summed(low), cells.summed(high)
+
+
 def _factor_of_observed(
-    cells: Cells, people: NDArray[np.int64], there: NDArray[np.bool_], prepared: Prepared
-) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
-    """Return the basis of ``people`` left out (b, m, K) in whole numbers of ``unit`` (K,), the Cholesky factors (K, K, G, b) of
-    A − Q_S'Q_S, and which of them are singular (G, b).
+    cells: Cells, people: NDArray[np.int64], left: Floats, prepared: Prepared
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the Cholesky factors (K, K, G, b) of A − Q_S'Q_S and which of them are singular (G, b).
+
+    ``left`` (b, m, D · K) are the digits of the basis of the ``people`` left out.
     """
-    coarse = prepared.coarse[0]
-    unit = np.concatenate([[1.0], coarse.unit])
-    q = np.empty((*people.shape, len(unit)))
-    q[..., 0], q[..., 1:] = there, coarse.integers[people] * there[..., None]
+    q, unit = prepared.floats[0], np.concatenate([[1.0], prepared.basis.unit])
+    j, k = np.tril_indices(len(unit))
+    lost = np.zeros((len(unit), len(unit), len(prepared.n), len(people)))
     if len(prepared.n) == 1:
-        q *= prepared.masks.floats[people]
-        lost = over(q, q)[:, :, None]
+        lost[j, k, 0] = prepared.digits.together(over(left, q[people]))[j, k]
     else:
-        j, k = np.tril_indices(len(unit))
-        lost = np.empty((len(unit), len(unit), len(prepared.n), len(people)))
-        lost[j, k] = over_groups(cells, prepared.squares, prepared)
-        lost[k, j] = lost[j, k]
+        lost[j, k] = prepared.digits.together(over_groups(cells, prepared.pairs, prepared))
     gram = prepared.grams - lost * (unit[:, None] * unit)[:, :, None, None]
     dropped = np.isinf(prepared.factors[np.arange(len(unit)), np.arange(len(unit))])
-    factor, singular = cholesky(gram, dropped)
-    return q, unit, factor, singular
+    return cholesky(gram, dropped)

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.stats.exact import FixedPoint, fixed_point
+from clinome.stats.exact import FixedPoint, bits_for, fixed_point
 from clinome.stats.moments import ratio
 from clinome.stats.residuals import Basis, Outcomes
 
 Floats = NDArray[np.float64]
-BITS = 27  # of a typical entry of the columns that an interaction multiplies with
+_BITS = 27  # of a typical entry of the columns that an interaction multiplies with, at least
 
 
 class Modifier(NamedTuple):
@@ -32,12 +32,17 @@ class Modifier(NamedTuple):
         return Modifier(self.values[people], self.unit, self.columns.among(people), self.coarse.among(people))
 
 
+def bits_of(people: int) -> int:
+    """Return how many bits a typical entry of a column gets that an interaction over a cohort of ``people`` multiplies with."""
+    return max(_BITS, bits_for(people))
+
+
 def modifier_of(x: Floats, basis: Basis) -> Modifier:
     """Prepare ``x`` (N,; finite, any units), which ``basis`` must span, over the whole cohort of the basis."""
     values, unit = _standardised(x, np.ones(len(x), dtype=np.bool_))
     columns = basis.columns().T
     both = np.hstack([columns[:, 1:], values[:, None] * columns[:, 1:]])
-    fixed = fixed_point(both, largest_count=2 * basis.scale, bits=BITS)
+    fixed = fixed_point(both, largest_count=2 * basis.scale, bits=bits_of(basis.cohort))
     return Modifier(values, unit, fixed, coarse(columns, basis.cohort))
 
 

@@ -162,7 +162,7 @@ def pieces(cells: Cells, width: int) -> Iterator[slice]:
     lengths = np.diff(cells.starts)
     start = 0
     while start < len(lengths):
-        size = max(1, _PRODUCTS // (width * max(int(lengths[start : start + 256].max()), 1)))
+        size = max(1, _PRODUCTS // (max(width, 1) * max(int(lengths[start : start + 256].max()), 1)))
         yield slice(start, min(start + min(size, 256), len(lengths)))
         start += min(size, 256)
 

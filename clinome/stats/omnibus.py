@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinome.stats.moments import Scan
-from clinome.stats.projection import Normal, normal_equations, residual
+from clinome.stats.projection import Normal, normal_equations, orthonormal, residual
 from clinome.stats.residuals import Basis, Group, Outcomes, empty_group
 
 Floats = NDArray[np.float64]
@@ -17,7 +17,7 @@ def whiten(outcomes: Floats, basis: Basis, *, radial: bool = False) -> Outcomes:
     """Return complete ``outcomes`` (N, P; people with any NaN are left out) as one group of orthonormal residuals.
 
     The span of the residuals is what counts: any invertible linear change of the outcomes gives the same omnibus.
-    Directions below 1e-8 of the largest singular value (after scaling outcomes to unit length) are dropped.
+    Outcomes of which the others leave less than 1e-9 of their length are dropped.
 
     ``radial`` gives each person's whitened residuals the length that their rank has among normal ones (χ with D degrees of
     freedom, Blom's offset) and keeps their direction: what ranking is for one outcome, and as blind to rotation as the test.
@@ -39,11 +39,7 @@ def whiten(outcomes: Floats, basis: Basis, *, radial: bool = False) -> Outcomes:
 
 def _span(outcomes: Floats, columns: Floats, normal: Normal) -> Floats:
     """Return an orthonormal basis (N, D) of what ``columns`` leave of ``outcomes`` (N, P)."""
-    residuals = np.stack([residual(outcomes[:, p], columns, normal) for p in range(outcomes.shape[1])], axis=1)
-    length = np.sqrt((residuals**2).sum(axis=0))
-    residuals = residuals[:, length > 0] / length[length > 0]
-    u, s, _ = np.linalg.svd(residuals, full_matrices=False)
-    return np.asarray(u[:, : int((s > 1e-8 * s[0]).sum()) if len(s) else 0])
+    return orthonormal(np.stack([residual(outcomes[:, p], columns, normal) for p in range(outcomes.shape[1])], axis=1))
 
 
 def _normal_lengths(u: Floats) -> Floats:

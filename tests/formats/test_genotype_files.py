@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pickle
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from toolkit.genotypes import array_genotypes
 
 from clinome.core.errors import ClinomeError, CohortError, FormatError, OutputError, StudyError
-from clinome.formats.genotype_files import convert_genotypes, open_genotypes
+from clinome.formats.genotype_files import GenotypeSet, convert_genotypes, open_genotypes
 from clinome.formats.genotypes import blocks
 from clinome.formats.pgen import write_pgen
 from clinome.formats.plink import write_plink
@@ -162,3 +164,17 @@ def test_joint_chromosomes_become_one_file(tmp_path: Path, chromosomes: tuple[st
         with pytest.raises(OutputError, match="cannot be written"):
             convert_genotypes(source, tmp_path / "file" / "all.bed")
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name or path.name.startswith("none")]
+
+
+def test_files_in_units_without_a_common_one_are_rounded_to_plinks(tmp_path: Path) -> None:
+    """Units of 1/16384 and 1/255 have only 1/4177920 in common, whose sums would not stay exact."""
+    generator = np.random.default_rng(4)
+    fine, coarse = generator.integers(0, 32_769, (3, 8)), generator.integers(-1, 511, (2, 8))
+    parts = [array_genotypes(fine, scale=16_384), array_genotypes(coarse, scale=255, chromosomes=["2", "2"])]
+    parts = [replace(part, paths=(tmp_path / f"chr{k}.x",)) for k, part in enumerate(parts)]
+    both = GenotypeSet(parts)
+    block = both.read(np.arange(5))
+    assert block.scale == both.scale == 16_384
+    np.testing.assert_array_equal(block.counts[:3], fine)
+    np.testing.assert_array_equal(block.counts[3:], np.where(coarse < 0, -1, np.rint(coarse * 16_384 / 255)))
+    assert both.notes[-1] == "dosages of files in units of 1/255 and 1/16384 are rounded to 1/16384"

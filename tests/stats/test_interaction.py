@@ -49,7 +49,7 @@ def scanned(counts, outcomes, covariates, modifier, *, scale: int = 1, own=None,
 
 
 @pytest.mark.parametrize("missing", ["mean", "drop"])
-@pytest.mark.parametrize("scale", [1, 255, 16384])
+@pytest.mark.parametrize("scale", [1, 255, 16384, 65535])
 @pytest.mark.parametrize("own", [False, True])
 def test_every_variant_and_trait_equals_statsmodels(missing: str, scale: int, own: bool) -> None:
     counts, outcomes, covariates, year = example(1, n=60, variants=6, traits=3, scale=scale)

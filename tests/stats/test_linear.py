@@ -269,3 +269,43 @@ def test_people_who_are_read_and_not_analysed_change_no_bit() -> None:
         two = linear.scan(counts, among, missing=missing)  # type: ignore[arg-type]
         for a, b in zip(one, two, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("share", "outlier"), [(0.95, 0.0), (0.01, 1e3)])
+def test_what_is_left_when_most_people_or_an_outlier_are_left_out_is_exact(share: float, outlier: float) -> None:
+    generator = np.random.default_rng(31)
+    n = 5_000  # a cohort with the coarser rounding
+    covariates = generator.normal(size=(n, 3))
+    outcomes = generator.normal(size=(n, 2)) + covariates @ generator.normal(size=(3, 2))
+    outcomes[17] += outlier
+    counts = generator.binomial(2, [[0.3], [0.02], [0.99]], (3, n)).astype(np.int8)
+    counts[generator.random(counts.shape) < share] = -1
+    counts[:, 17] = -1  # the outlier has no genotype
+    result = linear.scan(counts, digitise(prepare(outcomes, span(covariates))), missing="drop")
+    for v, p in np.ndindex(3, 2):
+        there = counts[v] >= 0
+        fit = sm.OLS(outcomes[there, p], np.column_stack([counts[v, there], np.ones(there.sum()), covariates[there]])).fit()
+        scale = 1 + outlier / np.sqrt(n)  # rounding is relative to the whole of a trait, the outlier included
+        assert abs(result.beta[p, v] - fit.params[0]) < 3e-6 * scale * fit.bse[0]
+        assert result.standard_error[p, v] == pytest.approx(fit.bse[0], rel=3e-6 * scale)
+
+
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+def test_groups_that_do_not_differ_where_they_are_scanned_and_no_covariates(missing: str) -> None:
+    """On Y two traits that lack different women have the same men; without covariates there is no basis to sum over."""
+    generator = np.random.default_rng(32)
+    counts, _, _ = example(32, n=80)
+    outcomes = generator.normal(size=(80, 3))
+    outcomes[0, 0] = outcomes[2, 1] = outcomes[5, 2] = np.nan
+    men = np.arange(80) % 2 == 1
+    result = linear.scan(counts, digitise(prepare(outcomes, span(np.zeros((80, 0))), among=men)), missing=missing)  # type: ignore[arg-type]
+    for v, p in np.ndindex(len(counts), 3):
+        people = men & np.isfinite(outcomes[:, p])
+        g = np.where(counts[v] >= 0, counts[v], np.nan)[people]
+        y, there = outcomes[people, p], np.isfinite(g)
+        if missing == "drop":
+            g, y = g[there], y[there]
+        g = np.where(np.isnan(g), np.nanmean(g), g)
+        fit = sm.OLS(y, np.column_stack([g, np.ones(len(g))])).fit()
+        assert abs(result.beta[p, v] - fit.params[0]) < 1e-6 * fit.bse[0]
+        assert result.standard_error[p, v] == pytest.approx(fit.bse[0], rel=1e-6)
