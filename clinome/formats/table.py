@@ -232,7 +232,7 @@ def existing(path: str | Path) -> Path:
         return path
     there = sorted(p.name for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
-    do = f"names there: {', '.join(near)}" if near and not path.exists() else None
+    do = f"names there: {', '.join(near)}" if near and not path.exists() else "name a file in it" if path.exists() else None
     raise StudyError("this is a folder, not a file" if path.exists() else "there is no such file", where=path, do=do)
 
 

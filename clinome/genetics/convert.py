@@ -24,6 +24,7 @@ from clinome.formats.table import existing, read_id_list
 from clinome.genetics.export import RANKED, WHOLE, Part, export, metadata_of
 from clinome.genetics.results import Results
 
+_OF_FILES = (".tsv", ".csv", ".txt", ".gz")
 _BESIDE = {".bed": (".bim", ".fam"), ".pgen": (".pvar", ".psam")}
 
 
@@ -107,18 +108,19 @@ def result_files(folder: str | Path, out: str | Path, *, layout: Layout, part: P
         When the folder holds no finished scan, or the scan no such trait.
     """
     folder, out = Path(folder), Path(out)
-    store = folder / "gwas" if (folder / "gwas").is_dir() else folder
-    if not (store / "traits.parquet").exists() or not any(store.glob("shards/[0-9]*.arrow")):
-        raise StudyError(
-            "the folder holds no finished scan", where=folder, do="name the folder that clinome run or clinome gwas wrote to"
-        )
-    results, (source, note) = Results(store), _said_of(folder)
+    results, (source, note) = Results(folder), _said_of(folder)
     known = results.traits["trait"].to_list()
     for trait in part.traits:
         if trait not in known and trait.split(":")[0] != "omnibus":
             near = difflib.get_close_matches(trait, known, 3) or known[:8]
             raise StudyError("the scan has no such trait", where=folder, got=repr(trait), expected=", ".join(near))
     if len(part.traits) != 1:
+        if out.suffix in _OF_FILES and not out.is_dir():
+            raise StudyError(
+                "several traits are written into a folder, a file each, and this is the name of a file",
+                where=out,
+                do="name a folder, or one trait with --trait",
+            )
         return [out / file for file in export(results, out, layout=layout, source=source, note=note, part=part)["file"]]
     (trait,) = part.traits
     if out.is_dir():

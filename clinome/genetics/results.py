@@ -32,6 +32,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import StudyError
+from clinome.genetics.selection import chromosome_among
 from clinome.stats.distributions import neg_log10_chi2, neg_log10_t, z_of_t
 
 Floats = NDArray[np.float64]
@@ -121,21 +122,34 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """A finished scan in ``folder``. Cheap to make: tables are read when they are asked for."""
+    """A finished scan in ``folder``, or in the folder ``gwas`` there, where `clinome gwas` and `clinome run` keep it.
+
+    Cheap to make: tables are read when they are asked for.
+
+    Raises
+    ------
+    StudyError
+        When there is no finished scan.
+    """
 
     folder: Path
 
     def __post_init__(self) -> None:
-        """Take a path in text as well."""
-        object.__setattr__(self, "folder", Path(self.folder))
+        """Find the scan."""
+        given = Path(self.folder)
+        folder = next((folder for folder in (given, given / "gwas") if (folder / "run.json").is_file()), None)
+        if folder is None:
+            raise StudyError(
+                "there is no finished scan here",
+                where=given,
+                do="name the folder that was given as --out, or to associate; of a killed scan, run the same command again",
+            )
+        object.__setattr__(self, "folder", folder)
 
     @cached_property
     def run(self) -> dict[str, Any]:
         """What ``run.json`` says."""
-        path = self.folder / "run.json"
-        if not path.exists():
-            raise StudyError("there is no finished scan here", where=self.folder, do="run `clinome gwas` with --out there first")
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads((self.folder / "run.json").read_text()))
 
     @cached_property
     def variants(self) -> pl.DataFrame:
@@ -167,23 +181,27 @@ class Results:
         for start, stop in self._bounds:
             yield self._table(self.variants[start:stop], np.arange(start, stop), [trait])
 
-    def region(self, chromosome: str, start: int, end: int, traits: Sequence[str] | None = None) -> pl.DataFrame:
-        """Return SUMMARY_STATISTICS of ``traits`` (None: all) at the positions ``start`` to ``end``, both included.
+    def region(self, chromosome: str | int, start: int, end: int, traits: str | Sequence[str] | None = None) -> pl.DataFrame:
+        """Return SUMMARY_STATISTICS of ``traits`` (one or several; None: all) at the positions ``start`` to ``end``, both included.
+
+        ``chromosome`` is named as on the command line: 6, '6' or 'chr6', 23 or 'X'.
 
         Raises
         ------
         StudyError
             When the scan has no such chromosome or trait.
         """
-        return self.table(self.rows_within(chromosome, start, end), self._traits if traits is None else traits)
+        tests = self._traits if traits is None else [traits] if isinstance(traits, str) else traits
+        return self.table(self.rows_within(chromosome, start, end), tests)
 
-    def rows_within(self, chromosome: str, start: int, end: int) -> NDArray[np.int64]:
+    def rows_within(self, chromosome: str | int, start: int, end: int) -> NDArray[np.int64]:
         """Return the rows of :attr:`variants` at the positions ``start`` to ``end``; of the table only places are read."""
         places = pl.scan_parquet(self._variants).select("chromosome", "position").with_row_index("row")
-        here = places.filter(chromosome=chromosome).collect()
-        if not here.height:
-            known = places.select(pl.col("chromosome").unique(maintain_order=True)).collect()["chromosome"]
+        known = places.select(pl.col("chromosome").unique(maintain_order=True)).collect()["chromosome"].to_list()
+        name = chromosome_among(str(chromosome), known)
+        if name not in known:
             raise StudyError(f"the scan has no chromosome {chromosome!r}", where=self.folder, expected=", ".join(known[:40]))
+        here = places.filter(chromosome=name).collect()
         return here.filter(pl.col("position").is_between(start, end))["row"].to_numpy().astype(np.int64)
 
     def hits(self, p_value: float = GENOME_WIDE) -> pl.DataFrame:
@@ -197,7 +215,11 @@ class Results:
         level = float(self.about_hits["p_value"])
         if p_value > level:
             raise StudyError(
-                "the hits of this scan were gathered at a smaller p", where=self.folder, got=p_value, expected=f"at most {level:g}"
+                "the hits of this scan were gathered at a smaller p",
+                where=self.folder,
+                got=p_value,
+                expected=f"at most {level:g}",
+                do=f"filter trait() or region(), or gather anew: clinome.genetics.studywide.summarise(…, hits_below={p_value:g})",
             )
         return pl.scan_parquet(self.folder / "hits.parquet").filter(pl.col("neg_log_10_p_value") >= -np.log10(p_value)).collect()
 
@@ -211,6 +233,8 @@ class Results:
 
     def table(self, rows: NDArray[np.int64], tests: Sequence[str]) -> pl.DataFrame:
         """Return SUMMARY_STATISTICS of traits or omnibus tests at ``rows`` (ascending) of the variants, one test after another."""
+        if not tests:
+            return self._table(self._variants_at(rows[:0]), rows[:0], self._traits[:1])
         return self._table(self._variants_at(rows), rows, tests)
 
     def _table(self, variants: pl.DataFrame, rows: NDArray[np.int64], tests: Sequence[str]) -> pl.DataFrame:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -222,7 +222,7 @@ def _within(variants: pl.DataFrame, regions: list[Region], notes: list[str]) -> 
     empty = []
     by_chromosome: dict[str, list[Region]] = {}
     for region in regions:
-        by_chromosome.setdefault(_as_in_table(region.chromosome, there), []).append(region)
+        by_chromosome.setdefault(chromosome_among(region.chromosome, there), []).append(region)
     for chromosome, some in by_chromosome.items():
         rows = (chromosomes == chromosome).arg_true().to_numpy()
         rows = rows[np.argsort(positions[rows], kind="stable")]
@@ -245,8 +245,12 @@ def _within(variants: pl.DataFrame, regions: list[Region], notes: list[str]) -> 
     return inside
 
 
-def _as_in_table(chromosome: str, there: set[str]) -> str:
-    """Name a chromosome as a table of variants does, in which another species' 23 is not X."""
+def chromosome_among(chromosome: str, there: Container[str]) -> str:
+    """Name a chromosome as a table of variants with those ``there`` does, in which another species' 23 is not X.
+
+    >>> chromosome_among("chr23", ["1", "X"]), chromosome_among("23", ["1", "23", "38"])
+    ('X', '23')
+    """
     plain = re.sub(r"^chr", "", chromosome, flags=re.IGNORECASE)
     return plain if plain in there else chromosome_names(pl.Series([chromosome]))[0][0]
 

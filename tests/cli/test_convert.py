@@ -192,7 +192,7 @@ def test_the_programs_own_files_become_gwas_ssf(
         ({"sumstats": "b.tsv", "layout": "regenie", "trait": ["a", "b"]}, ("holds one trait", "a, b")),
         ({"results": "r"}, ("--results needs a layout", "--layout gwas-ssf")),
         ({"sumstats": "nowhere.tsv", "layout": "regenie"}, ("nowhere.tsv",)),
-        ({"results": "nowhere", "layout": "regenie"}, ("the folder holds no finished scan", "nowhere")),
+        ({"results": "nowhere", "layout": "regenie"}, ("there is no finished scan here", "nowhere")),
     ],
 )
 def test_options_that_contradict_each_other(
@@ -206,6 +206,8 @@ def test_a_trait_that_is_not_there_and_a_name_that_is_taken(scan: Path, tmp_path
     out = tmp_path / "out.tsv.gz"
     refused(convert(results=scan, trait="heigth", layout="regenie", out=out), "no such trait", "expected: height")
     refused(convert(results=scan, trait="height", layout="regenie", out=scan), "not into a folder")
+    refused(convert(results=scan, layout="regenie", out=out), "into a folder", "the name of a file", "one trait with --trait")
+    assert not out.exists()
     assert convert(results=scan, trait="height", layout="regenie", out=out).code == 0
     before = out.read_bytes()
     refused(convert(sumstats=out, layout="plink2", out=out), "written over what it is made from")

@@ -398,6 +398,7 @@ def test_names_that_are_not_there_are_answered_with_near_ones(gwas: Callable[...
     out, folder = tmp_path / "out", files.traits.parent
     assert_refused(gwas(traits="hieght"), out, "no column 'hieght'", "did you mean height")
     assert_refused(gwas(genotypes=folder / "cohrt.bed"), out, "there is no such file", "names there: cohort.bed")
+    assert_refused(gwas(phenotypes=folder), out, "this is a folder, not a file", str(folder), "name a file in it")
     assert_refused(gwas(genotypes=folder / "cohort"), out, "a prefix is not enough", "cohort.bed")
     assert_refused(gwas(genotypes=folder / "chr*.bed"), out, "no file matches the pattern")
     assert_refused(gwas(phenotypes=folder / "trait.tsv"), out, "there is no such file", "names there: traits.tsv")

@@ -12,6 +12,7 @@ from toolkit.store import store
 from clinome.core.errors import StudyError
 from clinome.core.schema import SUMMARY_STATISTICS, check
 from clinome.genetics.results import Results
+from clinome.genetics.studywide import summarise
 
 ODD = ["HDL, fasting", "HDL/LDL", "HDL LDL", "hdl ldl", "n:0", "beta:x", "Größe [m]", "trait0 ", "trait0"]
 
@@ -111,8 +112,44 @@ def test_an_empty_region_is_an_empty_table_and_an_unknown_chromosome_an_error(ge
     nothing = genome.region("2", 5_000, 6_000)
     assert nothing.height == 0
     check(nothing, SUMMARY_STATISTICS)
-    with pytest.raises(StudyError, match=r"the scan has no chromosome 'chr2'[\s\S]*expected: 10, 2, X"):
-        genome.region("chr2", 1, 10)
+    with pytest.raises(StudyError, match=r"the scan has no chromosome 'chr3'[\s\S]*expected: 10, 2, X"):
+        genome.region("chr3", 1, 10)
+
+
+@pytest.mark.parametrize(("same", "name"), [("chr2", "2"), (2, "2"), ("02", "2"), ("chrX", "X"), (23, "X"), ("x", "X")])
+def test_a_chromosome_is_named_as_on_the_command_line(genome: Results, same: str | int, name: str) -> None:
+    assert_frame_equal(genome.region(same, 1, 2_400), genome.region(name, 1, 2_400))
+
+
+def test_one_trait_of_a_region_by_its_name_and_none_at_all(genome: Results) -> None:
+    assert_frame_equal(genome.region("2", 1, 99, "trait1"), genome.region("2", 1, 99, ["trait1"]))
+    assert_frame_equal(genome.region("2", 1, 99, []), genome.region("2", 1, 99)[:0])
+
+
+def test_the_folder_of_a_study_holds_its_scan(tmp_path: Path) -> None:
+    """`clinome gwas --out study` keeps the store in study/gwas: both name it."""
+    inside = store(tmp_path / "study" / "gwas", np.ones((1, 5)))
+    outside = Results(str(tmp_path / "study"))  # type: ignore[arg-type]
+    assert outside.folder == inside.folder
+    assert_frame_equal(outside.trait("trait0"), inside.trait("trait0"))
+
+
+def test_a_folder_without_a_finished_scan_is_refused_at_once(tmp_path: Path) -> None:
+    store(tmp_path / "killed", np.ones((1, 5)))
+    (tmp_path / "killed" / "run.json").unlink()
+    for folder in (tmp_path / "killed", tmp_path / "nowhere", tmp_path):
+        with pytest.raises(StudyError, match=rf"no finished scan here[\s\S]*where: *{folder}\n[\s\S]*--out"):
+            Results(folder)
+
+
+def test_hits_at_a_larger_p_than_they_were_gathered_at_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    results = store(tmp_path, np.array([[1.0, 4.0, 7.0]]))
+    summarise(results, tests=1.0)
+    assert results.hits()["variant_id"].to_list() == ["v2"]
+    with pytest.raises(StudyError, match=r"got: *0\.001\n *expected: at most 5e-08\n *do: .*summarise\(…, hits_below=0\.001\)"):
+        results.hits(1e-3)
+    summarise(results, tests=1.0, hits_below=1e-3)
+    assert results.hits(1e-3)["variant_id"].to_list() == ["v1", "v2"]
 
 
 def test_strengths_at_rows_are_those_of_the_whole(genome: Results) -> None:
