@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -138,7 +139,7 @@ def associate(
         trait the results then hold ``trait×x``: by how much a copy's effect changes per unit of x
         (:mod:`clinome.stats.interaction`).
     variants
-        Rows of ``genotypes.variants`` to scan, ascending; None is all.
+        Rows of ``genotypes.variants`` to scan, ascending and none twice; None is all.
 
     Returns
     -------
@@ -151,8 +152,11 @@ def associate(
         When nobody is in all tables.
     TraitError
         When a trait is constant or has too few values, or a covariate is not finite.
+    StudyError
+        When ``variants`` are no rows, options contradict the genotypes, or the filters leave no variant.
     OutputError
-        When ``out`` cannot be written or holds another run's results.
+        When ``out`` cannot be written or holds another run's results, finished or begun. A run that ends by an error before it
+        finished a shard, or of which the filters leave nothing, takes back its claim to the folder.
 
     Warnings
     --------
@@ -166,11 +170,6 @@ def associate(
         return Results(out)
     regressed, job, notes = _laid_out(genotypes, given, rows, options)
     base = regressed[Kind.AUTOSOME]
-    _begin(out, run)
-    if left := shards_left(shard_rows(rows, options.shard_size, len(given.tests)), out):
-        processes = min(options.processes, len(left))
-        job, threads = settle(job, left, out, threads=options.threads, processes=processes)
-        run_shards(job, left, out, threads=threads, processes=processes)
     tested = {name: s.groups[0] for name, s in base.sets.items() if name in job.set_names}
     run["omnibus_sets"] = job.set_names
     run["omnibus_people"] = [g.n for g in tested.values()]
@@ -178,7 +177,12 @@ def associate(
     run["omnibus_left_out"] = {name: s.groups[0].n for name, s in base.sets.items() if name not in job.set_names}
     run["ranks_change"] = job.ranks_change
     run["notes"] = notes
-    _finish(out, run, given.tests, base.outcomes, genotypes)
+    with _begun(out, run):
+        if left := shards_left(shard_rows(rows, options.shard_size, len(given.tests)), out):
+            processes = min(options.processes, len(left))
+            job, threads = settle(job, left, out, threads=options.threads, processes=processes)
+            run_shards(job, left, out, threads=threads, processes=processes)
+        _finish(out, run, given.tests, base.outcomes, genotypes)
     return Results(out)
 
 
@@ -237,10 +241,26 @@ def _asked(
         )
     if given.own is not None and options.ragged_traits == "regenie":
         raise StudyError("REGENIE's approximation takes no covariates of single traits", do="take ragged_traits = 'exact'")
-    rows = np.arange(genotypes.variants.height, dtype=np.int64) if variants is None else variants
+    rows = np.arange(genotypes.variants.height, dtype=np.int64) if variants is None else _rows_of(genotypes, variants)
     if not len(rows):
         raise StudyError("there are no variants to scan", where=", ".join(p.name for p in genotypes.paths) or None)
     return given, rows
+
+
+def _rows_of(genotypes: Genotypes, variants: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the ``variants`` of a caller when they are rows of the table, ascending and none twice."""
+    given, height = np.asarray(variants), genotypes.variants.height
+    whole = given.ndim == 1 and (given.dtype.kind in "iu" or not given.size)
+    rows = given.astype(np.int64) if whole else np.zeros(0, np.int64)
+    wrong = np.flatnonzero((np.diff(rows, prepend=-1) <= 0) | (rows < 0) | (rows >= height))
+    if not whole or len(wrong):
+        raise StudyError(
+            "variants must be rows of the table of variants, ascending and none twice",
+            got=f"{rows[wrong[0]]} at place {wrong[0]}" if whole else f"{given.dtype} of shape {given.shape}",
+            expected=f"whole numbers from 0 to {height - 1:,}",
+            do="np.unique sorts rows and takes each once; np.flatnonzero makes rows of a mask",
+        )
+    return rows
 
 
 class _Regressed(NamedTuple):
@@ -257,6 +277,12 @@ def _laid_out(
 ) -> tuple[dict[Kind, _Regressed], Job, list[str]]:
     """Prepare everything that the blocks need; and sentences for the log."""
     scale = genotypes.read(rows[:1], given.people[:1]).scale
+    if options.filters.hwe is not None and scale != 1:
+        raise StudyError(
+            "the Hardy–Weinberg filter needs hard calls; these genotypes are dosages",
+            where=", ".join(p.name for p in genotypes.paths) or None,
+            do="leave --hwe out, or use --info",
+        )
     regressed, notes = _regressed(genotypes, given, rows, scale, options)
     refuse_explained(given.names, regressed[Kind.AUTOSOME].outcomes.groups)
     return regressed, _job(genotypes, given, rows, regressed, options), notes
@@ -307,6 +333,11 @@ def _engine(device: Device, operations: float) -> Engine:
         raise StudyError(str(error), got=f"device {device!r}", do="take 'auto'; a GPU needs the CUDA build of torch") from error
 
 
+def _ranks(outcomes: Outcomes) -> NDArray[np.int64]:
+    """Return the rank of every group that has outcomes: these come first, and are the same on every chromosome."""
+    return np.array([group.rank for group in outcomes.groups if len(group.outcomes)], dtype=np.int64)
+
+
 def _testable(whitened: Outcomes) -> bool:
     (group,) = whitened.groups
     return len(group.outcomes) > 0 and group.n > group.rank + len(group.outcomes)
@@ -323,7 +354,7 @@ def _job(genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], regressed
     base = regressed[Kind.AUTOSOME]
     engine = _engine(options.device, float(len(rows)) * width * (len(given.tests) + given.covariates.shape[1]))
     names = [name for name, whitened in base.sets.items() if _testable(whitened)]
-    ranks = np.array([group.rank for group in base.outcomes.groups])
+    ranks = _ranks(base.outcomes)
 
     def model(one: _Regressed, women: bool) -> Model:
         masks = np.zeros((width, 1 + women), np.int32)
@@ -335,7 +366,7 @@ def _job(genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], regressed
             for s in map(one.sets.get, names)
             if s
         ]
-        more = np.array([g.rank for g in one.outcomes.groups])[: len(ranks)] - ranks
+        more = _ranks(one.outcomes) - ranks
         interaction = None
         if one.modifier is not None:
             interaction = digitise_interaction(one.outcomes, one.modifier, places=places, width=width, engine=engine)
@@ -354,7 +385,7 @@ def _job(genotypes: Genotypes, given: Inputs, rows: NDArray[np.int64], regressed
         models=models,
         kinds=kind,
         people=people,
-        n_groups=len(np.unique([g for g, group in enumerate(base.outcomes.groups) if len(group.outcomes)])),
+        n_groups=len(ranks),
         info=genotypes.variants["info"].to_numpy() if "info" in genotypes.variants.columns else None,
         filters=options.filters,
         statistic=options.statistic,
@@ -405,10 +436,10 @@ def _digest(array: NDArray[Any]) -> str:
 def _finished(out: Path, run: dict[str, Any]) -> bool:
     """Say whether this very run is already there; refuse a folder that holds another's."""
     begun, done = out / "begun.json", out / "run.json"
-    for path in (done, begun):
+    for path, of in ((done, "the results of another scan"), (begun, "a part of another scan, unfinished or still running")):
         if path.exists() and json.loads(path.read_text()).get("fingerprint") != run["fingerprint"]:
             raise OutputError(
-                "this folder holds the results of another scan (other files, traits, covariates or settings)",
+                f"this folder holds {of} (other files, traits, covariates or settings)",
                 where=out,
                 do="choose another --out, or delete the folder",
             )
@@ -419,10 +450,19 @@ def _finished(out: Path, run: dict[str, Any]) -> bool:
     return done.exists()
 
 
-def _begin(out: Path, run: dict[str, Any]) -> None:
-    """Mark the folder as this run's, and clear what a killed one left half-written."""
+@contextmanager
+def _begun(out: Path, run: dict[str, Any]) -> Iterator[None]:
+    """Mark the folder as this run's, clear what a killed one left half-written; an error before any shard takes the mark back."""
     remove_half_written(out)
     write_json(out / "begun.json", {"fingerprint": run["fingerprint"]})
+    try:
+        yield
+    except BaseException:
+        if not any((shards := out / "shards").glob("*")):
+            if shards.is_dir():
+                shards.rmdir()
+            (out / "begun.json").unlink(missing_ok=True)
+        raise
 
 
 def _finish(out: Path, run: dict[str, Any], names: list[str], outcomes: Outcomes, genotypes: Genotypes) -> None:
@@ -431,6 +471,8 @@ def _finish(out: Path, run: dict[str, Any], names: list[str], outcomes: Outcomes
     dropped = seen.filter(pl.col("reason").str.starts_with("filter:").fill_null(False))
     kept = seen.filter(~pl.col("reason").str.starts_with("filter:").fill_null(False))
     if not kept.height:
+        for shard in (out / "shards").glob("[0-9]*"):
+            shard.unlink()
         raise StudyError(
             "the filters leave no variant",
             got="; ".join(f"{n:,} left out by {name}" for name, n in _tally(dropped, "reason").items()),

@@ -20,9 +20,9 @@ Floats = NDArray[np.float64]
 class Filters:
     """Thresholds; None is off. A variant is kept when it meets all of them over the people of the scan.
 
-    ``maf``: least minor-allele frequency; ``mac``: least minor-allele count; ``missing``: largest share of missing genotypes;
-    ``hwe``: least p of the exact Hardy–Weinberg test (hard calls; women on X, nobody on Y and MT); ``info``: least
-    imputation INFO of the file (a variant without INFO is kept).
+    ``maf``: least minor-allele frequency; ``mac``: least minor-allele count (a man's one X, Y and anybody's MT count once in
+    both, as in PLINK 2); ``missing``: largest share of missing genotypes; ``hwe``: least p of the exact Hardy–Weinberg test (hard
+    calls; women on X, nobody on Y and MT); ``info``: least imputation INFO of the file (a variant without INFO is kept).
     """
 
     maf: float | None = None
@@ -66,7 +66,7 @@ def tally(counts: Counts, people: Columns) -> list[Tally]:
 
 
 def failed(
-    counted: Tally, *, n: int, scale: int, copies: int, filters: Filters, info: Floats | None, hwe: Tally | None
+    counted: Tally, *, n: int, scale: int, haploid: Tally | None, filters: Filters, info: Floats | None, hwe: Tally | None
 ) -> NDArray[np.str_]:
     """Name for each variant (V,) the first filter that it does not pass, or ''.
 
@@ -74,18 +74,20 @@ def failed(
     ----------
     counted
         Over the ``n`` people of the scan.
-    copies
-        How many copies of the allele a count of 2 × ``scale`` stands for: 1 on haploid chromosomes.
+    haploid
+        Counts over those of them who have one copy, for which a count of 2 × ``scale`` stands; None: nobody.
     hwe
-        Counts over the people in whom Hardy–Weinberg proportions are expected; None: nobody.
+        Counts over the people in whom Hardy–Weinberg proportions are expected, of hard calls; None: nobody.
     """
     result = np.full(len(counted.total), "", dtype="<U8")
 
     def leave_out(name: str, bad: NDArray[np.bool_]) -> None:
         result[(result == "") & bad] = name
 
-    alleles = 2 * scale * counted.observed
-    minor = np.minimum(counted.total, alleles - counted.total)
+    alleles, copies = 2 * counted.observed, counted.total / scale
+    if haploid is not None:
+        alleles, copies = alleles - haploid.observed, copies - haploid.total / (2 * scale)
+    minor = np.minimum(copies, alleles - copies)
     with np.errstate(invalid="ignore", divide="ignore"):
         frequency = minor / alleles
     if filters.missing is not None:
@@ -93,14 +95,10 @@ def failed(
     if filters.maf is not None:
         leave_out("maf", ~(frequency >= filters.maf))
     if filters.mac is not None:
-        leave_out("mac", ~(minor * copies / (2 * scale) >= filters.mac))
+        leave_out("mac", ~(minor >= filters.mac))
     if filters.info is not None and info is not None:
         leave_out("info", info < filters.info)
     if filters.hwe is not None and hwe is not None:
-        if scale != 1:
-            raise StudyError(
-                "the Hardy–Weinberg filter needs hard calls; this file holds dosages", do="leave --hwe out, or use --info"
-            )
         rows = np.flatnonzero(result == "")
         observed, total, squares = (values[rows].astype(np.int64) for values in hwe)
         homozygotes, heterozygotes = (squares - total) // 2, 2 * total - squares

@@ -46,6 +46,7 @@ _PER_CALL, _PER_SUM = 5, 56  # bytes a thread holds for a genotype of a block, a
 _COPIES = 3  # of a shard in memory while it is gathered and written
 _GPU_SHARE, _BUS = 0.5, 16e9  # of its stated rate; bytes a second
 _VARIANT = 90  # bytes of a variant in the tables of variants and of the Manhattan plot
+_HELD = 260  # bytes of memory of a variant that summary and page take beside the table of variants, which was read before
 _PASSES = 1.6  # of the summary over the statistics, in units of the two that are timed
 _PAGE = 0.7  # seconds of the report and the tables behind it
 
@@ -259,8 +260,8 @@ def plan(work: Work, rates: Rates, machine: Machine, *, held: int, threads: int 
     StudyError
         When the smallest blocks on one thread do not fit its memory.
     """
-    threads = threads or quickest(rates, max(1, machine.cores // processes))
-    threads, block = fitting(work, machine.memory, threads, processes, held)
+    wanted = fitting(work, None, threads or quickest(rates, max(1, machine.cores // processes)), processes, held)
+    threads, block = fitting(work, machine.memory, wanted[0], processes, held)
     compute = rates.shared_out(threads) / processes
     if machine.gpu_tops is not None:
         host = compute * (rates.alone - rates.products) / rates.alone
@@ -273,8 +274,10 @@ def plan(work: Work, rates: Rates, machine: Machine, *, held: int, threads: int 
         notes.append("reading keeps the threads waiting: with more --processes each reads for itself")
     if bound[1] == "disk":
         notes.append("the disk is slower than the scan")
-    if block < work.block:
-        notes.append(f"memory is short: blocks of {block:,} variants instead of {work.block:,}")
+    if threads < wanted[0]:
+        notes.append(f"memory is short: {threads} thread{'s' * (threads > 1)} instead of {wanted[0]}")
+    if block < wanted[1]:
+        notes.append(f"memory is short: blocks of {block:,} variants instead of {wanted[1]:,}")
     memory = processes * (held + extra_memory(work, threads, block))
     return Plan({"scan": work.variants * bound[0]}, memory, disk_of(work), threads, processes, block, tuple(notes))
 
@@ -391,7 +394,8 @@ def planned(
     most = threads or max(1, Machine.here().cores // processes)
     rates = measure(job, np.concatenate(shards), out, threads=candidates(most))
     found = plan(work, rates, there, held=held, threads=threads, processes=processes)
-    found = found._replace(memory=max(found.memory, most_memory()))  # reading the tables may have taken more
+    tables = most_memory() + _HELD * work.variants  # reading may have taken more than the scan, and so may the summary
+    found = found._replace(memory=max(found.memory, tables))
     seconds, disk = found.seconds | {"summary and report": seconds_of_summary(work) + _PAGE}, found.disk
     for layout in exports:
         seconds[f"export as {layout}"], more = export_of(

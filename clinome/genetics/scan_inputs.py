@@ -138,7 +138,8 @@ def _with_values(traits: pl.DataFrame) -> pl.Series:
     for name in names:
         if not types[name].is_numeric():
             raise TraitError(f"trait {name!r} is not numeric", got=types[name])
-    return traits.filter(pl.any_horizontal(pl.col(n).cast(pl.Float64).is_finite() for n in names))["participant_id"]
+    there = [pl.col(n).cast(pl.Float64).is_not_nan() for n in names]  # an infinite value is there, to be refused
+    return traits.filter(pl.any_horizontal(there))["participant_id"]
 
 
 def _matrix(order: pl.DataFrame, table: pl.DataFrame) -> Floats:

@@ -19,7 +19,7 @@ from clinome.core.files import replacing
 from clinome.core.progress import track
 from clinome.core.shards import map_shards
 from clinome.formats.genotypes import Genotypes
-from clinome.genetics.filters import Filters, failed, tally
+from clinome.genetics.filters import Filters, Tally, failed, tally
 from clinome.genetics.results import REASONS, Shard, shard_frame
 from clinome.genetics.sex_chromosomes import Kind, Sexes, copies, recode
 from clinome.stats.exact import Columns, Counts, one_thread
@@ -194,11 +194,14 @@ def _left_out(job: Job, model: Model, kind: Kind, rows: NDArray[np.int64], count
         low = np.zeros(len(rows), dtype=np.bool_) if info is None or job.filters.info is None else info < job.filters.info
         return np.where(low, "info", "")
     counted = tally(counts, model.people)
+    haploid = counted[0] if kind in (Kind.Y, Kind.MT) else None
+    if kind == Kind.X and job.people.male.any():  # where nobody's sex is known, X is taken as it stands
+        haploid = Tally(*(everybody - women for everybody, women in zip(*counted, strict=True)))
     return failed(
         counted[0],
         n=int(model.people.integers[:, 0].sum()),
         scale=scale,
-        copies=int(copies(np.array([kind]))[0]),
+        haploid=haploid,
         filters=job.filters,
         info=info,
         hwe={Kind.AUTOSOME: counted[0], Kind.X: counted[-1]}.get(kind),

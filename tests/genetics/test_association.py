@@ -342,7 +342,9 @@ def test_filters_leave_out_and_count_what_they_say(tmp_path: Path) -> None:
     assert edge.run["filtered"] == {"mac": 1}
     with pytest.raises(StudyError, match="the filters leave no variant"):
         associate(genotypes, traits, out=tmp_path / "none", options=Options(filters=Filters(mac=1_000)))
-    assert not (tmp_path / "none" / "run.json").exists()
+    assert not list((tmp_path / "none").rglob("*"))
+    again = associate(genotypes, traits, out=tmp_path / "none", options=strict)  # the folder is free for the corrected call
+    assert again.run["n_variants"] == 4
 
 
 @pytest.mark.parametrize("missing", ["mean", "drop"])
@@ -478,6 +480,49 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(
     assert not list((tmp_path / "out").rglob("*"))
 
 
+@pytest.mark.parametrize(
+    ("variants", "got"),
+    [
+        (np.array([0, 5, 5]), "5 at place 2"),
+        (np.array([7, 3], np.uint8), "3 at place 1"),
+        (np.array([-1, 3]), "-1 at place 0"),
+        (np.array([3, 90]), "90 at place 1"),
+        (np.ones(90, np.bool_), r"bool of shape \(90,\)"),
+        (np.array([1.0]), r"float64 of shape \(1,\)"),
+    ],
+)
+def test_variants_that_are_no_ascending_rows_are_refused(variants: Any, got: str, tmp_path: Path) -> None:
+    genotypes, traits, _ = cohort(21)
+    with pytest.raises(StudyError, match=rf"must be rows of the table of variants[\s\S]*got: *{got}\n *expected: .* 0 to 89"):
+        associate(genotypes, traits, out=tmp_path / "out", variants=variants)
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_rows_of_any_whole_type_are_taken(tmp_path: Path) -> None:
+    genotypes, traits, _ = cohort(21)
+    results = associate(genotypes, traits, out=tmp_path / "out", variants=np.array([3, 8, 80], np.uint8))
+    assert results.variants["variant_id"].to_list() == ["v3", "v8", "v80"]
+    with pytest.raises(StudyError, match="there are no variants to scan"):
+        associate(genotypes, traits, out=tmp_path / "none", variants=np.array([]))
+
+
+def test_an_infinite_value_of_a_person_without_another_is_refused(tmp_path: Path) -> None:
+    genotypes, traits, _ = cohort(21)
+    alone = pl.int_range(pl.len()) == 7
+    traits = traits.with_columns(pl.when(alone).then(None).otherwise(pl.exclude("participant_id", "trait0")).name.keep())
+    traits = traits.with_columns(pl.when(alone).then(float("-inf")).otherwise("trait0").alias("trait0"))
+    with pytest.raises(TraitError, match="trait0: infinite values"):
+        associate(genotypes, traits, out=tmp_path)
+
+
+def test_a_filter_that_needs_hard_calls_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    genotypes, traits, _ = cohort(21)
+    dosages = array_genotypes(genotypes.counts.astype(np.int32) * 100, scale=100)
+    with pytest.raises(StudyError, match=r"needs hard calls; these genotypes are dosages[\s\S]*leave --hwe out"):
+        associate(dosages, traits, out=tmp_path / "out", options=Options(filters=Filters(hwe=1e-6)))
+    assert not list((tmp_path / "out").rglob("*"))
+
+
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     import torch
 
@@ -499,3 +544,9 @@ def test_a_file_that_breaks_in_the_middle_leaves_no_finished_scan(tmp_path: Path
         associate(source, traits, out=tmp_path / "out", options=Options(shard_size=10))
     assert not (tmp_path / "out" / "run.json").exists()
     assert not list((tmp_path / "out").rglob("*.partial.*"))
+    with pytest.raises(OutputError, match="a part of another scan, unfinished"):
+        associate(genotypes, traits, out=tmp_path / "out")
+    (tmp_path / "g.bed").write_bytes(whole[:20])
+    with pytest.raises(Exception, match=r"g\.bed"):
+        associate(source, traits, out=tmp_path / "at once", options=Options(shard_size=10))
+    associate(genotypes, traits, out=tmp_path / "at once")  # nothing was finished there, so it is free for another scan

@@ -110,6 +110,16 @@ def test_few_variants_are_cut_so_that_every_thread_has_some() -> None:
     assert fitting(WORK._replace(variants=640), None, 64, 1, 0) == (64, 64)
 
 
+def test_short_memory_is_said_where_it_is_the_reason() -> None:
+    few = WORK._replace(variants=1_500)
+    assert plan(few, RATES, Machine(2), held=0).notes == ()
+    least, most = extra_memory(few, 2, 64), extra_memory(few, 2, 750)
+    (note,) = plan(few, RATES, Machine(2, (least + most) // 2), held=0).notes
+    assert note == "memory is short: blocks of 375 variants instead of 750"
+    notes = plan(few, RATES, Machine(2, extra_memory(few, 1, 64)), held=0).notes
+    assert notes == ("memory is short: 1 thread instead of 2", "memory is short: blocks of 64 variants instead of 750")
+
+
 def test_a_plan_is_said_in_a_line() -> None:
     said = Plan({"a": 100.0, "scan": 80.0}, 1_240_000_000, 910_000_000, 2, 1, 1_200)
     assert str(said) == "about 3 min, 1.2 GB memory, 910 MB disk; 2 threads, blocks of 1,200 variants"
@@ -156,6 +166,14 @@ def test_the_disk_of_a_plan_is_that_of_the_store(tmp_path: Path) -> None:
     written = sum(path.stat().st_size for path in (tmp_path / "scan").rglob("*") if path.is_file())
     assert written == pytest.approx(planned.disk, rel=0.3)
     assert list(planned.seconds) == ["preparing", "scan", "summary and report"]
+
+
+def test_the_memory_of_a_plan_is_the_larger_of_scan_and_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genotypes, traits = cohort()
+    monkeypatch.setattr(planner, "most_memory", lambda: 10**12)
+    assert association.plan(genotypes, traits, out=tmp_path).memory == 10**12 + 260 * 400
+    monkeypatch.setattr(planner, "most_memory", lambda: 0)
+    assert association.plan(genotypes, traits, out=tmp_path).memory > 10**7
 
 
 def test_exports_are_planned_with_their_bytes(tmp_path: Path) -> None:

@@ -177,6 +177,36 @@ def test_hardy_weinberg_on_x_is_that_of_women(program: Callable[[str], str], sim
             np.testing.assert_array_equal(kept, p[tested] > least * 1.0001)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_allele_counts_and_frequencies_of_filters_are_those_of_plink2(
+    program: Callable[[str], str], simulated: Simulated, tmp_path: Path, known: bool
+) -> None:
+    """A man's one X counts once; where nobody's sex is known everybody's counts twice, and nobody has Y."""
+    if not known:
+        simulated.stem.with_suffix(".psam").write_text("#IID\tSEX\n" + "".join(f"s{i}\tNA\n" for i in range(N)))
+    plink2_glm(program("plink2"), simulated)
+    (tmp_path / "unknown.txt").write_text("".join(f"s{i}\n" for i in range(4)))
+    only = ("--remove", tmp_path / "unknown.txt")
+    inputs = ("--pfile", simulated.stem.with_name("clean"), *only)
+    people = [f"s{i}" for i in range(4, N)]
+    traits = pl.DataFrame({"participant_id": people, "trait": simulated.trait[4:]})
+
+    def kept(path: Path) -> set[str]:
+        lines = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("##")]
+        return {line[2] for line in lines[1:]}
+
+    sizes = set()
+    with closing(open_genotypes(simulated.path, build="hg38")) as source:
+        scanned = [v for v, c in source.variants.select("variant_id", "chromosome").iter_rows() if known or c != "Y"]
+        for name, least in [*(("mac", k) for k in range(8, 52, 4)), *(("maf", k / 40) for k in range(6, 15, 2))]:
+            run(program("plink2"), *inputs, f"--{name}", least, "--make-just-pvar", "--out", tmp_path / "kept")
+            theirs = kept(tmp_path / "kept.pvar") & set(scanned)
+            ours = associate(source, traits, options=Options(filters=Filters(**{name: least})), out=tmp_path / f"{name}{least}")
+            assert set(ours.variants["variant_id"]) & set(scanned) == theirs, (name, least)
+            sizes.add(len(theirs))
+    assert len(sizes) > 5
+
+
 @pytest.mark.parametrize(("build", "name"), [("hg18", "NCBI36"), ("hg19", "GRCh37"), ("hg38", "GRCh38")])
 def test_the_pseudo_autosomal_regions_are_those_of_plink2(
     program: Callable[[str], str], tmp_path: Path, build: str, name: str
