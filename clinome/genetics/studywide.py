@@ -1,6 +1,6 @@
 """What a scan says as a whole: evidence per variant over all traits, inflation, quantiles, and the effective number of tests.
 
-Everything is gathered shard by shard in histograms of the statistic's size, so that memory does not grow with the variants.
+Traits are gathered shard by shard in histograms of the statistic's size: of variants × traits nothing is held but the hits.
 """
 
 from __future__ import annotations
