@@ -61,13 +61,14 @@ class Hits:
         number = len(self._names) - 1
         at = np.flatnonzero(strength >= -np.log10(self._p_value))
         if len(at):
-            found = self._filled(rows[at], number, sum(self._results.run["omnibus_people"]), strength[at])
-            found["effect_allele_frequency"] = self._results.variants["effect_allele_frequency"].to_numpy()[rows[at]]
+            variants = self._results.variants[rows[at]]
+            found = self._filled(rows[at], number, self._results.omnibus_people(variants), strength[at])
+            found["effect_allele_frequency"] = variants["effect_allele_frequency"].to_numpy()
             found["beta"] = found["standard_error"] = np.nan
             self._keep(found)
 
     @staticmethod
-    def _filled(rows: NDArray[np.int64], trait: int, n: NDArray[np.int32] | int, strength: Floats) -> NDArray[Any]:
+    def _filled(rows: NDArray[np.int64], trait: int, n: NDArray[np.int32] | NDArray[np.int64], strength: Floats) -> NDArray[Any]:
         found = np.zeros(len(rows), dtype=_HIT)
         found["row"], found["trait"], found["n"], found["neg_log_10_p_value"] = rows, trait, n, strength
         return found

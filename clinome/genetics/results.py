@@ -1,7 +1,8 @@
 """The result store of a scan: variants × traits, one Arrow file a shard, a column a trait, read by trait, region or threshold.
 
     run.json             the fingerprint of everything the numbers depend on, and what was counted
-    variants.parquet     VARIANTS + effect_allele_frequency, missing_share, reason (why there is no estimate, or null)
+    variants.parquet     VARIANTS + effect_allele_frequency, missing_share, reason (why there is no estimate, or null); where X, Y
+                         or MT are scanned heterozygous_haploids (calls set missing) and omnibus_n (people of the omnibus)
     traits.parquet       trait, group (traits with the same people), n, rank (columns of its covariates, the intercept included)
     shards/000000.arrow  a row a variant: ``source_row`` (in the genotype files) and, uncompressed, a column for every
 
@@ -237,15 +238,21 @@ class Results:
             return self._table(self._variants_at(rows[:0]), rows[:0], self._traits[:1])
         return self._table(self._variants_at(rows), rows, tests)
 
+    def omnibus_people(self, variants: pl.DataFrame) -> NDArray[np.int64]:
+        """Return how many people the omnibus has at each row of a table of variants of this scan (V,): fewer on X and Y."""
+        if "omnibus_n" in variants.columns:
+            return variants["omnibus_n"].to_numpy()
+        return np.full(variants.height, sum(self.run["omnibus_people"]))
+
     def _table(self, variants: pl.DataFrame, rows: NDArray[np.int64], tests: Sequence[str]) -> pl.DataFrame:
-        frequency = variants["effect_allele_frequency"].to_numpy()
+        frequency, people = variants["effect_allele_frequency"].to_numpy(), self.omnibus_people(variants)
         columns = {name: np.empty((len(tests), len(rows)), dtype=dtype) for name, dtype in _NUMBERS.items()}
         done = 0
         for number, at in self._parts(rows):
             read, here = self._read(number, tests, at), slice(done, done + len(at))
             done += len(at)
             for k, test in enumerate(tests):
-                for column, values in zip(columns.values(), self._numbers(read, test, frequency[here]), strict=True):
+                for column, values in zip(columns.values(), self._numbers(read, test, frequency[here], people[here]), strict=True):
                     column[k, here] = values
         place = pl.concat([variants.select(name for name in PLACE if name in variants.columns)] * len(tests))
         trait = pl.Series("trait", tests, dtype=pl.String).gather(np.repeat(np.arange(len(tests)), len(rows)))
@@ -299,7 +306,7 @@ class Results:
             for trait, cut in here.items():
                 at = wanted[trait][cut] - start
                 some = {name: column[at] for name, column in read.items()}
-                *_, found[trait][cut] = self._numbers(some, trait, np.full(len(at), np.nan))
+                *_, found[trait][cut] = self._numbers(some, trait, np.full(len(at), np.nan), np.zeros(len(at), np.int64))
         return found
 
     def neg_log_10_p(self, t: Floats, n: NDArray[Any], traits: NDArray[Any]) -> Floats:
@@ -415,13 +422,15 @@ class Results:
         arrays = [read[name] for name in self._columns_of(self._traits[p])]
         return Piece(p, *(arrays if self._ranks_change else [*arrays, np.zeros(len(arrays[0]), np.int8)]))
 
-    def _numbers(self, read: Mapping[str, NDArray[Any]], test: str, everybody: Floats) -> tuple[NDArray[Any], ...]:
-        """Return what ``_NUMBERS`` names, of one test; the frequency of an omnibus is that among ``everybody``."""
+    def _numbers(
+        self, read: Mapping[str, NDArray[Any]], test: str, everybody: Floats, people: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], ...]:
+        """Return what ``_NUMBERS`` names, of one test; an omnibus is of ``people``, its frequency that among ``everybody``."""
         p = self._number(test)
         if p is None:
             joint = combined_omnibus(np.stack([read[name] for name in self._columns_of(test)]))
             nothing = np.full(len(joint), np.nan)
-            return everybody, np.full(len(joint), sum(self.run["omnibus_people"])), nothing, nothing, joint
+            return everybody, people, nothing, nothing, joint
         piece = self._piece(read, p)
         return piece.frequency, piece.n, piece.beta, piece.standard_error, self.strength(piece)
 

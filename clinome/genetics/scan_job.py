@@ -225,6 +225,9 @@ def _variants(
     }
     if job.kinds.any():
         columns["heterozygous_haploids"] = lost
+        if job.set_names:
+            people = sum(tested[1].n for tested in job.models[Kind(job.kinds[rows[0]])].sets if tested is not None)
+            columns["omnibus_n"] = np.full(len(rows), people)
     return pl.DataFrame(columns).with_columns(pl.col("effect_allele_frequency", "missing_share").fill_nan(None))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
+from toolkit.genotypes import array_genotypes, random_counts
 from toolkit.plink2 import run
 
 from clinome.formats.genotype_files import convert_genotypes, open_genotypes
@@ -345,3 +348,50 @@ def test_scan_of_every_chromosome_is_plink2s(
         np.testing.assert_allclose(10.0 ** -ours["neg_log_10_p_value"], theirs["P"], rtol=2e-5)
     else:
         assert ours["n"].to_list() == [everybody[Kind(one)] for one in kind]
+
+
+@pytest.mark.parametrize("missing", ["drop", "mean"])
+def test_traits_that_lack_women_or_people_of_unknown_sex_are_scanned_on_every_chromosome(missing: str, tmp_path: Path) -> None:
+    """No trait has everybody, and on X and Y some have the same people: each is a regression of its own on its own people."""
+    generator = np.random.default_rng(5)
+    kind = [Kind.AUTOSOME] * 3 + [Kind.X] * 3 + [Kind.Y] * 3 + [Kind.MT] * 2
+    sex = generator.permutation(["male"] * 60 + ["female"] * 58 + [None] * 2)  # type: ignore[list-item]
+    men, known = sex == "male", sex != None  # noqa: E711
+    counts = random_counts(generator, len(kind), 120, missing=0.03)
+    counts[8:] = np.where(counts[8:] == 1, 2, counts[8:])
+    haploid = np.array(
+        [np.ones(120, bool) if k == Kind.MT else men if k in (Kind.X, Kind.Y) else np.zeros(120, bool) for k in kind]
+    )
+    counts = np.where((counts == 1) & haploid, 2, counts).astype(np.int8)
+    genotypes = array_genotypes(counts, chromosomes=["1" if k == Kind.AUTOSOME else k.name for k in kind], build="GRCh38")
+    places = pl.Series("position", np.arange(len(kind)) * 1_000 + 50_000_000)
+    genotypes = replace(
+        genotypes,
+        samples=genotypes.samples.with_columns(sex=pl.Series(sex.tolist(), dtype=pl.String)),
+        variants=genotypes.variants.with_columns(places),
+    )
+    values = generator.normal(size=(120, 3))
+    lacking = [np.flatnonzero(~men & known)[0], np.flatnonzero(~men & known)[1], np.flatnonzero(~known)[0]]
+    values[lacking, [0, 1, 2]] = np.nan
+    traits = genotypes.samples.select("participant_id").hstack(pl.DataFrame(values, schema=["a", "b", "c"]).fill_nan(None))
+    options = Options(missing_genotypes=missing)  # type: ignore[arg-type]
+    results = associate(genotypes, traits, omnibus_sets={"all": traits}, options=options, out=tmp_path / "out")
+    for p, trait in enumerate("abc"):
+        ours = results.trait(trait)
+        for v, k in enumerate(kind):
+            people = np.isfinite(values[:, p]) & (men if k == Kind.Y else known if k == Kind.X else True)
+            g = np.where(counts[v] >= 0, counts[v] / (2.0 if k in (Kind.Y, Kind.MT) else 1.0), np.nan)[people]
+            y, others = values[people, p], [np.ones(people.sum()), men[people].astype(float)][: 1 + (k == Kind.X)]
+            there = np.isfinite(g) if missing == "drop" else np.ones(len(g), bool)
+            g = np.where(np.isnan(g), np.nanmean(g), g)
+            design = np.column_stack([g, *others])[there]
+            beta, residue, *_ = np.linalg.lstsq(design, y[there], rcond=None)
+            df = there.sum() - design.shape[1]
+            error = np.sqrt(residue[0] / df * np.linalg.inv(design.T @ design)[0, 0])
+            assert ours["beta"][v] == pytest.approx(beta[0], abs=1e-5 * error)
+            assert ours["standard_error"][v] == pytest.approx(error, rel=1e-5)
+            assert ours["n"][v] == there.sum()
+            assert 10.0 ** -ours["neg_log_10_p_value"][v] == pytest.approx(2 * student_t.sf(abs(beta[0] / error), df), rel=1e-4)
+    everybody = np.isfinite(values).all(axis=1)
+    expected = [int((everybody & (men if k == Kind.Y else known if k == Kind.X else True)).sum()) for k in kind]
+    assert results.trait("omnibus")["n"].to_list() == expected
