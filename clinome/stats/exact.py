@@ -16,6 +16,7 @@ sum of counts × integers is an integer, and stays below 2⁵³: whoever adds it
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +29,7 @@ Counts = NDArray[np.int8] | NDArray[np.int32] | NDArray[np.int64]
 _BITS = 20  # of a typical entry: rounding is 2⁻²⁰/√12 = 2.8e-7 of it, and moves an estimate by 2.8e-7 standard errors
 FINE_BITS, _SMALL = 30, 4_096  # in cohorts so small that products take no time worth saving
 _MOST = 2.0**31 - 2  # the largest entry
+_TOGETHER = 16  # columns written at once: they stay in the cache
 _EXACT = 2.0**52  # sums stay below: one bit is left for the rounding of the entries themselves
 _CPU_PEOPLE, _PAD = 2**22, 32  # 32-bit sums of 8-bit digits × counts hold below; CUDA's product wants multiples of 8, over 16
 _SLOWER = 2.0  # times float64: an 8-bit product without kernels for it is many times slower, and a busy machine less than this
@@ -65,21 +67,32 @@ def fixed_point(columns: Floats, *, largest_count: int, bits: int = _BITS) -> Fi
 
     Each column is treated by itself, and rows of zeros change nothing. The error of an entry is at most half a unit.
     """
-    integers = np.zeros(columns.shape, np.int32)
-    unit, typical = np.ones(columns.shape[1]), np.zeros(columns.shape[1], np.int32)
-    for k in range(columns.shape[1]):
-        there = columns[:, k] != 0
-        values = np.abs(columns[there, k])
-        if not len(values):
-            continue
-        largest = float(values.max())
-        shares = values / largest  # so that neither squares nor sums leave the range of floats
-        size = float(np.sqrt(np.mean(shares * shares)))
-        by_sum = float(np.sum(shares)) * largest_count / (_EXACT - len(values) * largest_count)
-        share = max(size * 2.0**-bits, by_sum, 1 / _MOST)
-        unit[k], typical[k] = share * largest, np.ceil(np.log2(size / share))
-        integers[there, k] = np.rint(columns[there, k] / unit[k])
-    return FixedPoint(integers, unit, typical)
+    rows = columns.T  # contiguous where the caller has them so
+    integers = np.zeros(rows.shape, np.int32)
+    unit, typical = np.ones(len(rows)), np.zeros(len(rows), np.int32)
+    for some, there in _alike(rows):
+        mine = np.compress(there, rows[some], axis=1)  # contiguous: each is summed by itself in one order
+        values = np.abs(mine)
+        largest = values.max(axis=1)
+        shares = np.divide(values, largest[:, None], out=values)  # so that neither squares nor sums leave the range of floats
+        by_sum = shares.sum(axis=1) * largest_count / (_EXACT - len(shares.T) * largest_count)
+        size = np.sqrt(np.multiply(shares, shares, out=shares).mean(axis=1))
+        share = np.maximum(np.maximum(size * 2.0**-bits, by_sum), 1 / _MOST)
+        unit[some], typical[some] = share * largest, np.ceil(np.log2(size / share))
+        integers[np.ix_(some, there)] = np.rint(np.divide(mine, unit[some, None], out=mine), out=mine)
+    return FixedPoint(np.ascontiguousarray(integers.T), unit, typical)
+
+
+def _alike(rows: Floats) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Gather the ``rows`` (P, N) that are zero at the same places, some at a time: their numbers, and where they are not zero."""
+    members: dict[bytes, list[int]] = {}
+    for k, row in enumerate(rows):
+        members.setdefault(np.packbits(row != 0).tobytes(), []).append(k)
+    for numbers in members.values():
+        there = rows[numbers[0]] != 0
+        if there.any():
+            for start in range(0, len(numbers), _TOGETHER):
+                yield np.array(numbers[start : start + _TOGETHER]), there
 
 
 class Engine(NamedTuple):

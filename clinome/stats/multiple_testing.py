@@ -58,26 +58,43 @@ def correlation_of_tests(residuals: Floats, present: NDArray[np.bool_]) -> Float
     (n_both / √(n_one · n_other)); 0 where fewer than three share or one is constant among those who do. ``residuals`` is
     zero where ``present`` is False and has mean zero over each column's own people.
     """
-    here, squared = present.astype(np.float64), residuals**2
-    own = np.sqrt(here.sum(axis=0))
-    result = np.eye(residuals.shape[1])
-    for start in range(0, len(result), _ROWS):  # a strip at a time stays in the cache; the other triangle is its mirror
+    order, group, masks = _by_people(present)
+    here, own = masks.astype(np.float64), np.sqrt(masks.sum(axis=0, dtype=np.float64))[group]
+    residuals = residuals if (order[1:] > order[:-1]).all() else residuals[:, order]
+    squared = residuals**2
+    result = np.empty((len(order), len(order)))
+    for start in range(0, len(order), _ROWS):  # a strip at a time stays in the cache; the other triangle is its mirror
         some, rest = slice(start, start + _ROWS), slice(start, None)
-        shared = here[:, some].T @ here[:, rest]
-        one, other = residuals[:, some].T @ here[:, rest], here[:, some].T @ residuals[:, rest]  # sums over the shared people
+        first, last = group[some][0], group[some][-1] + 1
+        theirs, others = here[:, first:last], here[:, first:]  # people are summed over once a group, not once a column
+        row, column = group[some] - first, group[rest] - first
+        shared = (theirs.T @ others).take(row, axis=0).take(column, axis=1)
+        one, other = (residuals[:, some].T @ others).take(column, axis=1), (theirs.T @ residuals[:, rest]).take(row, axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             cross = residuals[:, some].T @ residuals[:, rest] - one * other / shared
-            variance = _varied(squared[:, some].T @ here[:, rest], one**2 / shared)
-            variance *= _varied(here[:, some].T @ squared[:, rest], other**2 / shared)
+            variance = _varied((squared[:, some].T @ others).take(column, axis=1), one**2 / shared)
+            variance *= _varied((theirs.T @ squared[:, rest]).take(row, axis=0), other**2 / shared)
             strip = np.clip(cross / np.sqrt(variance), -1, 1) * shared / np.outer(own[some], own[rest])
         strip[(shared < 3) | ~np.isfinite(strip)] = 0.0
-        result[some, rest] = strip
-        result[rest, some] = strip.T
+        corner = strip[:, : len(strip)]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T  # the two halves are rounded differently
+        result[np.ix_(order[some], order[rest])] = strip
+        result[np.ix_(order[rest], order[some])] = strip.T
     np.fill_diagonal(result, 1.0)
     return result
 
 
 _ROWS = 128
+
+
+def _by_people(present: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Put columns (N, P) of the same people side by side: their numbers, then the group of each, and the groups' masks (N, G)."""
+    numbers: dict[bytes, int] = {}
+    packed = np.ascontiguousarray(np.packbits(present, axis=0).T)
+    group = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in packed], dtype=np.int64)
+    order = np.argsort(group, kind="stable")
+    first = np.unique(group, return_index=True)[1]
+    return order, group[order], present[:, first]
 
 
 def _varied(squares: Floats, mean_part: Floats) -> Floats:

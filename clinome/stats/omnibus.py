@@ -39,7 +39,7 @@ def whiten(outcomes: Floats, basis: Basis, *, radial: bool = False) -> Outcomes:
 
 def _span(outcomes: Floats, columns: Floats, normal: Normal) -> Floats:
     """Return an orthonormal basis (N, D) of what ``columns`` leave of ``outcomes`` (N, P)."""
-    return orthonormal(np.stack([residual(outcomes[:, p], columns, normal) for p in range(outcomes.shape[1])], axis=1))
+    return orthonormal(residual(np.ascontiguousarray(outcomes.T), columns, normal).T)
 
 
 def _normal_lengths(u: Floats) -> Floats:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 SINGULAR = 1e-9  # share of a column's sum of squares below which the columns before it explain it
+_CACHED = 2**15  # values of a strip of rows: 256 KiB
 
 
 def orthonormal(columns: Floats) -> Floats:
@@ -59,38 +60,75 @@ class Normal(NamedTuple):
 
 
 def normal_equations(columns: Floats) -> Normal:
-    """Return the normal equations of ``columns`` (K, n), the intercept first."""
+    """Return the normal equations of ``columns`` (K, n; contiguous), the intercept first."""
     k = len(columns)
     gram = np.zeros((k, k))
-    for i in range(k):
-        for j in range(i + 1):
-            gram[i, j] = gram[j, i] = float(np.sum(columns[i] * columns[j]))
+    for i, column in enumerate(columns):
+        gram[i, : i + 1] = gram[: i + 1, i] = (columns[: i + 1] * column).sum(axis=1)
     return Normal(gram, cholesky(gram, np.zeros(k, dtype=np.bool_))[0])
 
 
-def residual(y: Floats, columns: Floats, normal: Normal) -> Floats:
-    """Project ``columns`` (K, n) out of ``y`` (n,), twice, so that nothing above rounding is left; constants give zeros."""
-    if not len(y):
-        return y
-    centred = y - y.mean()
-    if np.abs(centred).max() <= 1e-12 * np.abs(y).max():
-        return np.zeros_like(y)
-    left = _once(_once(centred, columns, normal), columns, normal)
+def residual(rows: Floats, columns: Floats, normal: Normal) -> Floats:
+    """Project ``columns`` (K, n) out of ``rows`` (P, n), twice, so that nothing above rounding is left; constants give zeros.
+
+    Both are contiguous, so that every row is summed by itself in one order: what is left of it does not depend on the others.
+    """
+    if not rows.size:
+        return rows
+    left: Floats = rows - rows.mean(axis=1, keepdims=True)
+    constant = _largest(left) <= 1e-12 * _largest(rows)
+    total = squares(left)
+    for _ in range(2):
+        _project_out(left, columns, normal)
     # The columns are rounded: what they explain to within a millionth is explained.
-    return np.zeros_like(y) if float(np.sum(left * left)) <= 1e-12 * float(np.sum(centred * centred)) else left
+    left[constant | (squares(left) <= 1e-12 * total)] = 0.0
+    return left
 
 
-def residual_of_filled(y: Floats, mask: NDArray[np.bool_], columns: Floats, normal: Normal) -> Floats:
-    """Residualise ``y`` with its mean in place of what is missing, and mask it: REGENIE's treatment of ragged traits."""
-    filled = np.where(mask, y - y[mask].mean(), 0.0) if mask.any() else np.zeros_like(y)
-    return np.where(mask, _once(filled, columns, normal), 0.0)
+def residual_of_filled(rows: Floats, mask: NDArray[np.bool_], columns: Floats, normal: Normal) -> Floats:
+    """Residualise ``rows`` (P, n), their mean in place of what is missing, and mask them: REGENIE's treatment of ragged traits."""
+    left = np.zeros_like(rows)
+    if mask.any():
+        there = np.compress(mask, rows, axis=1)  # contiguous, which indexing by a mask is not
+        left[:, mask] = there - there.mean(axis=1, keepdims=True)
+    _project_out(left, columns, normal)
+    left[:, ~mask] = 0.0
+    return left
 
 
-def _once(y: Floats, columns: Floats, normal: Normal) -> Floats:
-    sums = np.array([float(np.sum(column * y)) for column in columns])
-    for column, b in zip(columns, backward(normal.factor, forward(normal.factor, sums)), strict=True):
-        y = y - column * b
-    return y
+def squares(rows: Floats) -> Floats:
+    """Return the sum of squares of each of ``rows`` (P, n; contiguous), shape (P,)."""
+    found = np.empty(len(rows))
+    for some in _strips(rows):
+        found[some] = (rows[some] * rows[some]).sum(axis=1)
+    return found
+
+
+def _largest(rows: Floats) -> Floats:
+    """Return the largest size of an entry in each row, without a copy of all."""
+    largest: Floats = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    return largest
+
+
+def _strips(rows: Floats) -> list[slice]:
+    """Cut ``rows`` (P, n) into strips that stay in the cache while columns pass over them."""
+    height = max(1, _CACHED // max(rows.shape[1], 1))
+    return [slice(start, start + height) for start in range(0, len(rows), height)]
+
+
+def _project_out(rows: Floats, columns: Floats, normal: Normal) -> None:
+    """Take the least squares on ``columns`` (K, n) off ``rows`` (P, n), once and in place."""
+    sums = np.empty((len(columns), len(rows)))
+    for some in _strips(rows):
+        strip, term = rows[some], np.empty_like(rows[some])
+        for k, column in enumerate(columns):
+            sums[k, some] = np.multiply(strip, column, out=term).sum(axis=1)
+    factor = normal.factor[:, :, None]
+    weights = backward(factor, forward(factor, sums))
+    for some in _strips(rows):
+        strip, term = rows[some], np.empty_like(rows[some])
+        for k, column in enumerate(columns):
+            strip -= np.multiply(column, weights[k, some, None], out=term)
 
 
 def forward(factor: Floats, z: Floats) -> Floats:

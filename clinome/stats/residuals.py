@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinome.stats.exact import FixedPoint, bits_for, fixed_point
-from clinome.stats.projection import Normal, normal_equations, orthonormal, residual, residual_of_filled
+from clinome.stats.projection import Normal, normal_equations, orthonormal, residual, residual_of_filled, squares
 
 Floats = NDArray[np.float64]
 Ragged = Literal["exact", "regenie"]
@@ -116,31 +116,34 @@ def prepare(
         members.setdefault(packed[:, p].tobytes(), []).append(p)
     masks = [present[:, some[0]] & (True if among is None else among) for some in members.values()]
     everybody = np.any(masks, axis=0)
-    whole = normal_equations(columns[:, everybody]) if ragged == "regenie" else None
+    theirs = np.compress(everybody, columns, axis=1)  # contiguous, which indexing by a mask is not
+    whole = normal_equations(theirs) if ragged == "regenie" else None
     groups = []
     for mask, some in zip(masks, members.values(), strict=True):
-        mine = np.ascontiguousarray(columns[:, mask])
+        mine = np.compress(mask, columns, axis=1)
         normal = normal_equations(mine)
-        residuals, owns = np.zeros((len(mask), len(some))), np.zeros((len(mask), len(some)))
-        slopes = np.zeros((len(columns), len(some)))
-        for j, p in enumerate(some):
-            if whole is not None:
-                y = residual_of_filled(outcomes[everybody, p], mask[everybody], columns[:, everybody], whole)
-                residuals[everybody, j] = y
-                slopes[:, j] = [float(np.sum(column * residuals[mask, j])) for column in mine]
-                continue
-            y = residual(outcomes[mask, p], mine, normal)
+        residuals, slopes, owns = np.zeros((len(some), len(mask))), np.zeros((len(columns), len(some))), None
+        if whole is not None:
+            filled = np.ascontiguousarray(outcomes[np.ix_(everybody, some)].T)
+            residuals[:, everybody] = residual_of_filled(filled, mask[everybody], theirs, whole)
+            rows = np.compress(mask, residuals, axis=1)
+            slopes[:] = [(column * rows).sum(axis=1) for column in mine]
+        else:
+            rows = residual(_rows(outcomes, mask, some), mine, normal)
             if own is not None:
-                owns[mask, j] = _unit(residual(own[mask, p], mine, normal))
-                y = _without(y, owns[mask, j])
-            residuals[mask, j] = y
-        squares = np.array([float(np.sum(r[mask] * r[mask])) for r in np.ascontiguousarray(residuals.T)])
+                units = _units(residual(_rows(own, mask, some), mine, normal))
+                rows = _without(rows, units)
+                owns = np.zeros_like(residuals)
+                owns[:, mask] = units
+            residuals[:, mask] = rows
         groups.append(
-            Group(mask, int(mask.sum()), normal, residuals, squares, np.array(some), None if own is None else owns, slopes)
+            Group(
+                mask, int(mask.sum()), normal, residuals.T, squares(rows), np.array(some), None if owns is None else owns.T, slopes
+            )
         )
     covering = [i for i, group in enumerate(groups) if group.n == int(everybody.sum())]
     if not covering:
-        groups.append(empty_group(everybody, whole or normal_equations(columns[:, everybody])))
+        groups.append(empty_group(everybody, whole or normal_equations(theirs)))
     return Outcomes(groups, basis, covering[0] if covering else len(groups) - 1, whole is not None)
 
 
@@ -151,12 +154,19 @@ def empty_group(mask: NDArray[np.bool_], normal: Normal) -> Group:
     return Group(mask, int(mask.sum()), normal, nothing, np.zeros(0), np.zeros(0, dtype=np.int64), None, slopes)
 
 
-def _unit(column: Floats) -> Floats:
-    length = np.sqrt(float(np.sum(column * column)))
-    return column / length if length > 0 else column
+def _rows(columns: Floats, mask: NDArray[np.bool_], some: list[int]) -> Floats:
+    """Return ``some`` of the ``columns`` (N, P) over the people of ``mask`` as contiguous rows (len(some), n)."""
+    return np.stack([columns[mask, p] for p in some])
 
 
-def _without(y: Floats, unit: Floats) -> Floats:
+def _units(rows: Floats) -> Floats:
+    """Return ``rows`` at length 1, those of zeros as they are."""
+    length = np.sqrt(squares(rows))[:, None]
+    return np.divide(rows, length, out=rows.copy(), where=length > 0)
+
+
+def _without(rows: Floats, units: Floats) -> Floats:
+    """Project each of ``units`` out of its row, twice."""
     for _ in range(2):
-        y = y - unit * float(np.sum(unit * y))
-    return y
+        rows = rows - units * (units * rows).sum(axis=1, keepdims=True)
+    return rows

@@ -57,6 +57,23 @@ def test_tests_are_correlated_by_the_people_they_share() -> None:
     assert np.diag(ours).tolist() == [1.0] * 4
 
 
+def test_tests_of_a_few_groups_of_people_are_correlated_as_pair_by_pair() -> None:
+    """Complete traits among two ragged patterns, in any order, over more than one strip: each pair as when it is alone."""
+    generator = np.random.default_rng(8)
+    present = np.ones((60, 200), dtype=np.bool_)
+    present[:20, 1::3] = False
+    present[30:, 2::3] = False
+    present[:, 5] = np.arange(60) < 2
+    residuals = np.where(present, generator.normal(size=(60, 200)) + generator.normal(size=(60, 1)), 0.0)
+    residuals -= np.where(present, residuals.sum(axis=0) / present.sum(axis=0), 0.0)
+    together = correlation_of_tests(residuals, present)
+    np.testing.assert_array_equal(together, together.T)
+    assert not np.delete(together[5], 5).any()
+    for pair in ([0, 199], [0, 1], [1, 2], [4, 196], [131, 5], [2, 197]):
+        apart = correlation_of_tests(residuals[:, pair], present[:, pair])
+        np.testing.assert_allclose(together[np.ix_(pair, pair)], apart, atol=1e-13)
+
+
 def test_a_test_that_is_constant_over_the_shared_people_correlates_with_none() -> None:
     values = np.array([[0.1, 1.0], [0.1, 2.0], [0.1, -0.7], [0.1, 0.4], [5.3, np.nan], [-2.2, np.nan]])
     present = np.isfinite(values)
