@@ -156,7 +156,7 @@ def _names(phenotypes: pl.DataFrame) -> list[str]:
 def _values(phenotypes: pl.DataFrame) -> np.ndarray:
     """Return the traits of a table as (N, P) float64, NaN where there is none."""
     numbers = phenotypes.select(pl.col(_names(phenotypes)).cast(pl.Float64).fill_null(float("nan")))
-    return numbers.to_numpy().astype(np.float64)
+    return np.asarray(numbers.to_numpy(), dtype=np.float64)
 
 
 def _hopeless(phenotypes: pl.DataFrame, people: People) -> dict[str, str]:
@@ -253,9 +253,27 @@ def _interaction(
     return modifier, _variance_notes(prepare(analysed, cohort.basis, own), names, mine)
 
 
+class _TwoValues(NamedTuple):
+    """The values of traits that have just two, ``lower`` and ``upper`` (P,), and how many people have each; else NaN and 0."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    n_lower: np.ndarray
+    n_upper: np.ndarray
+
+
+def _two_values(values: np.ndarray) -> _TwoValues:
+    """Find the columns (N, P; NaN is missing) that have two values."""
+    lower, upper = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
+    n_lower, n_upper = (values == lower).sum(axis=0), (values == upper).sum(axis=0)
+    two = (lower < upper) & (n_lower + n_upper == np.isfinite(values).sum(axis=0))
+    return _TwoValues(np.where(two, lower, np.nan), np.where(two, upper, np.nan), n_lower * two, n_upper * two)
+
+
 def _binary_notes(names: list[str], values: np.ndarray) -> list[str]:
     """Say what the linear model makes of traits with two values."""
-    binary = [n for j, n in enumerate(names) if set(np.unique(values[np.isfinite(values[:, j]), j])) in ({0.0, 1.0}, {1.0, 2.0})]
+    two = _two_values(values)
+    binary = [n for n, lower, upper in zip(names, two.lower, two.upper, strict=True) if (lower, upper) in ((0, 1), (1, 2))]
     if not binary:
         return []
     return [
@@ -365,14 +383,13 @@ def imbalance_warnings(raw: pl.DataFrame, *, maf: float | None) -> list[str]:
     The rule of 25 expected minor alleles among cases is that of the Neale lab's UK Biobank scans by linear models (2018).
     """
     said = []
-    for name in raw.columns:
-        values = raw[name].drop_nulls()
-        if name == "participant_id" or values.n_unique() != 2:
+    two = _two_values(_values(raw))
+    for name, lower, upper in zip(_names(raw), two.n_lower, two.n_upper, strict=True):
+        rarer = int(min(lower, upper))
+        if not rarer:
             continue
-        rarer = int((values == values.min()).sum())
-        rarer = min(rarer, len(values) - rarer)
         least = _EXPECTED_ALLELES / (2 * rarer)
-        if rarer < _RARE_VALUE * len(values) and (maf or 0.0) < least:
+        if rarer < _RARE_VALUE * (lower + upper) and (maf or 0.0) < least:
             cure = f"leave out variants rarer than that (maf = {least:.2g})" if least < 0.5 else "leave the trait out"
             where = f"minor-allele frequency below {least:.2g}" if least < 0.5 else "any frequency"
             few = f"{name} has {rarer:,} people of its rarer value"
@@ -448,7 +465,7 @@ def save_analysed(analysed: Analysed, folder: Path) -> None:
     for name, frame in tables.items():
         if frame is not None:
             with replacing(folder / f"{name}.parquet") as temporary:
-                frame.write_parquet(temporary)
+                frame.write_parquet(temporary, compression="lz4")  # zstd takes longer than it saves on noise
     save_flow(analysed.flow, folder / "flow.json")
     write_json(folder / "about.json", {"effective_tests": analysed.effective_tests, "notes": list(analysed.notes)})
 

@@ -267,3 +267,19 @@ def test_real_tables(real_data) -> None:
     assert glow.shape == (2504, 7)
     removed = read_id_list(real_data("regenie-example") / "fid_iid_to_remove.txt")
     assert removed[:2] == ["35", "136"]
+
+
+@pytest.mark.parametrize("cell", ["1.5", " 2", "+4", "1e5", "'1'", '"2"', "-inf", "+nan", "0x10", "1_0", "\u00a01", "1e400"])
+def test_a_column_of_numbers_reads_the_same_beside_a_column_of_words(tmp_path: Path, cell: str) -> None:
+    """Tables of nothing but numbers are parsed at once, others column by column from their words."""
+    plain, mixed = tmp_path / "plain.csv", tmp_path / "mixed.csv"
+    plain.write_text(f"IID,x\n-9,2.5\nb,{cell}\nc,NA\nd,-9\n")
+    mixed.write_text(f"IID,x,y\n-9,2.5,u\nb,{cell},v\nc,NA,w\nd,-9,u\n")
+
+    def read(path: Path) -> list[object] | str:
+        try:
+            return read_table(path, missing=["-9"]).frame.select("participant_id", "x").rows()
+        except TraitError as error:
+            return str(error).replace("mixed", "plain")
+
+    assert read(plain) == read(mixed)
