@@ -9,7 +9,7 @@ sum of counts × integers is an integer, and stays below 2⁵³: whoever adds it
     float64  the integers as they are, one float64 matrix product, whose partial sums are exact below 2⁵³
 
 >>> column = fixed_point(np.array([[0.5], [-0.25]]), largest_count=2)
->>> float((Columns(column.integers).product(np.array([[2, 1]], np.int8)) * column.unit)[0, 0])
+>>> round(float((Columns(column.integers).product(np.array([[2, 1]], np.int8)) * column.unit)[0, 0]), 5)
 0.75
 """
 

@@ -31,7 +31,7 @@ def test_a_plan_says_time_memory_and_disk_and_leaves_nothing(gwas: Callable[...,
     said = gwas("--plan", "--export", "regenie", "--threads", 1)
     assert said.code == 0, said.err
     first, *parts = said.out.splitlines()
-    assert re.fullmatch(r"about \d+ s, \d+ MB memory, \d+ MB disk; 1 thread, blocks of 64 variants", first)
+    assert re.fullmatch(r"about \d+ s, [\d.]+ [MG]B memory, \d+ MB disk; 1 thread, blocks of 64 variants", first)
     assert [part.split(":")[0] for part in parts] == ["preparing", "scan", "summary and report", "export as regenie"]
     assert not (tmp_path / "out").exists()
 
