@@ -260,7 +260,7 @@ def _phenotypes(study: Study, people: People, table: LoadedTable | None, images:
         return
     assert table is not None
     with replacing(folder / "phenotypes.parquet") as temporary:
-        table.frame.write_parquet(temporary)
+        table.frame.write_parquet(temporary, compression="lz4")
 
 
 def _taught(folder: Path) -> list[str]:

@@ -235,11 +235,13 @@ def _adjusted(study: Study, people: People, cohort: _Cohort, raw: pl.DataFrame) 
 
 def _residuals(outcomes: Outcomes, shape: tuple[int, ...]) -> tuple[np.ndarray, float]:
     """Return the residuals of all traits (N, P), NaN where there is none, and as how many independent tests they count."""
-    residuals = np.full(shape, np.nan)
+    residuals, present = np.zeros(shape, order="F"), np.zeros(shape, dtype=np.bool_, order="F")
     for group in outcomes.groups:
-        residuals[np.ix_(group.mask, group.outcomes)] = group.residuals[group.mask]
-    present = np.isfinite(residuals)
-    return residuals, effective_tests(correlation_of_tests(np.where(present, residuals, 0.0), present))
+        residuals[:, group.outcomes] = group.residuals  # zero where there is none
+        present[:, group.outcomes] = group.mask[:, None]
+    tests = effective_tests(correlation_of_tests(residuals, present))
+    residuals[~present] = np.nan
+    return residuals, tests
 
 
 def _interaction(
