@@ -480,7 +480,10 @@ def _values(raw: _Raw, names: Sequence[str], *, codes: frozenset[str], numbers_o
     numeric = {name for name, dtype in schema.items() if dtype.is_numeric() or dtype == pl.Boolean}
     worded = [name for name in names if name not in dates | numeric]
     words = raw.frame.select(_without(pl.col(worded).cast(pl.String), list(codes)))
-    typed = raw.frame.select(pl.col([name for name in names if name in numeric]).cast(pl.Float64).fill_nan(None))
+    typed = raw.frame.select(pl.col([name for name in names if name in numeric]).cast(pl.Float64))
+    if typed.width:  # most columns have no NaN, and are not copied
+        unknown = typed.select(pl.all().is_nan().any()).row(0, named=True)
+        typed = typed.with_columns(pl.col([name for name, some in unknown.items() if some]).fill_nan(None))
     numbers = pl.DataFrame([*words.select(pl.all().cast(pl.Float64, strict=False)), *typed])
     wrong = dict(zip(worded, _counted(words, worded) - _counted(numbers, worded), strict=True))
     coded = [float(code) for code in codes if _NUMBER.fullmatch(code)]  # '-9' is also -9.0
