@@ -39,6 +39,7 @@ from clinome.genetics.results import Results
 from clinome.genetics.scan_inputs import Inputs, gather, refuse_explained
 from clinome.genetics.scan_job import Job, Model, run_shards, shard_rows, shards_left
 from clinome.genetics.sex_chromosomes import Kind, analysed, kinds, sex_covariate, sexes
+from clinome.stats import onednn
 from clinome.stats.exact import FLOAT64, Columns, Device, Engine, best_engine
 from clinome.stats.interaction import digitise_interaction
 from clinome.stats.layout import digitise
@@ -325,7 +326,7 @@ def _regressed(
 
 def _engine(device: Device, operations: float) -> Engine:
     """Choose the product: a small scan does not wait a second for torch, and finds the same."""
-    if device == "auto" and operations < _SMALL and "torch" not in sys.modules:
+    if device == "auto" and operations < _SMALL and "torch" not in sys.modules and onednn.library() is None:
         return FLOAT64
     try:
         return best_engine(device)

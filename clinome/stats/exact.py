@@ -18,10 +18,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clinome.stats import onednn
 
 Floats = NDArray[np.float64]
 Device = Literal["auto", "cpu", "gpu"]
@@ -96,18 +99,20 @@ def _alike(rows: Floats) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]
 
 
 class Engine(NamedTuple):
-    """How products are made: ``kind``, the base of the digits (0: none), and the torch device."""
+    """How products are made: ``kind``, the base of the digits (0: none), the ``device``, and the ``library`` of 8-bit ones."""
 
     kind: Literal["int8", "float64"]
     base: int
     device: str
+    library: Literal["torch", "onednn"] = "torch"
 
     def __str__(self) -> str:
         """Name it for people."""
-        return f"8-bit integers, base {self.base}, {self.device}" if self.kind == "int8" else "float64"
+        return f"8-bit integers, base {self.base}, {self.device}, {self.library}" if self.kind == "int8" else "float64"
 
 
 FLOAT64 = Engine("float64", 0, "cpu")
+_GPU = Path("/dev/nvidiactl")  # is there where a driver is: torch is not loaded to find none
 
 
 class Columns:
@@ -133,8 +138,6 @@ class Columns:
 
     def _load(self, base: int) -> None:
         """Split into digits, lowest first; a plane of digits leaves out the columns that have none there."""
-        import torch
-
         rest = self.integers
         columns = np.arange(rest.shape[1])
         planes: list[NDArray[np.int8]] = []
@@ -146,11 +149,15 @@ class Columns:
             rest = ((rest.astype(np.int64) - low) // base).astype(np.int32)
             more = rest.any(axis=0)
             rest, columns = rest[:, more], columns[more]
-        digits = np.hstack(planes)
-        if self.engine.device != "cpu":
-            digits = _padded(digits)
         self.width = sum(p.shape[1] for p in planes)
-        self._digits = torch.from_numpy(np.array(digits, order="C")).to(self.engine.device)
+        digits = np.array(np.hstack(planes), order="C")
+        if self.engine.library == "onednn":
+            self._digits = digits
+            return
+        import torch
+
+        digits = _padded(digits) if self.engine.device != "cpu" else digits
+        self._digits = torch.from_numpy(digits).to(self.engine.device)
 
     def _tensor(self, counts: NDArray[Any]) -> Any:
         """Bring counts to the device; a view is copied, for its strides along an axis of length 1 would mislead the product."""
@@ -164,6 +171,8 @@ class Columns:
     @cached_property
     def _turned(self) -> Any:
         """The digits, columns first."""
+        if self.engine.library == "onednn":
+            return np.array(self._digits.T, order="C")
         import torch
 
         return torch.from_numpy(np.array(self._digits.cpu().numpy().T, order="C")).to(self.engine.device)
@@ -177,6 +186,8 @@ class Columns:
         """Return ``counts`` (V, N) × integers, shape (V, C): exact. int8 counts must be −4 … 4; wider ones go by float64."""
         if self._digits is None or counts.dtype != np.int8:
             return self._by_floats(counts, transposed=False)
+        if self.engine.library == "onednn":
+            return self._together(onednn.multiply(np.ascontiguousarray(counts), self._digits), transposed=False)
         import torch
 
         left = self._tensor(counts)
@@ -188,6 +199,8 @@ class Columns:
         """Return integers' × ``counts`` (N, V), shape (C, V): the same sums for counts that lie person by person."""
         if self._digits is None or counts.dtype != np.int8:
             return self._by_floats(counts, transposed=True)
+        if self.engine.library == "onednn":
+            return self._together(onednn.multiply(self._turned, np.ascontiguousarray(counts)), transposed=True)
         import torch
 
         right = self._tensor(counts)
@@ -224,33 +237,32 @@ def _padded(values: NDArray[np.int8]) -> NDArray[np.int8]:
 def best_engine(device: Device = "auto") -> Engine:
     """Return the fastest engine whose sums are right on this machine.
 
-    ``device``: 'cpu', 'gpu', or 'auto' (a GPU when there is one). Without torch, or where no 8-bit product is right and quicker
-    than float64, it is float64: the results are the same, to the bit.
+    ``device``: 'cpu', 'gpu', or 'auto' (a GPU when there is one). oneDNN's library is taken before torch, which takes a second to
+    load; where no 8-bit product is right and not slower than float64, it is float64: the results are the same, to the bit.
 
     Raises
     ------
     RuntimeError
         When a GPU is asked for and none gives the right sums.
     """
-    try:
-        import torch
-    except ImportError:
-        torch = None  # type: ignore[assignment]
-    if torch is not None:
-        if device != "cpu" and torch.cuda.is_available() and self_check(Engine("int8", 256, "cuda")):
-            return Engine("int8", 256, "cuda")
+    if device == "gpu" or (device == "auto" and _GPU.exists()):
+        gpu = Engine("int8", 256, "cuda")
+        if self_check(gpu):
+            return gpu
+        if device == "gpu":
+            raise RuntimeError("there is no GPU here whose 8-bit product is right")
+    for library in ("onednn", "torch"):
         for base in (256, 128):
-            engine = Engine("int8", base, "cpu")
-            if device != "gpu" and self_check(engine) and _seconds(engine) < _SLOWER * _seconds(FLOAT64):
+            engine = Engine("int8", base, "cpu", library)
+            if self_check(engine) and _seconds(engine) < _SLOWER * _seconds(FLOAT64):
                 return engine
-    if device == "gpu":
-        raise RuntimeError("there is no GPU here whose 8-bit product is right")
     return FLOAT64
 
 
 def one_thread(threads: int = 1) -> int:
     """Let a product of this thread use so many processors (a scan's own threads are over blocks); return how many it used."""
-    torch = sys.modules.get("torch")  # which float64 products do without
+    onednn.use_threads(threads)
+    torch = sys.modules.get("torch")  # which other products do without
     if torch is None:
         return 1
     before = int(torch.get_num_threads())
@@ -267,11 +279,16 @@ def self_check(engine: Engine) -> bool:
     counts = generator.integers(-1, 3, (96, 4_096)).astype(np.int8)
     counts[:16] = 2
     expected = counts.astype(np.int64) @ integers
+    if engine.library == "onednn" and onednn.library() is None:
+        return False
+    before = one_thread()
     try:
         columns = Columns(integers, engine)
         both = columns.product(counts), columns.transposed_product(np.ascontiguousarray(counts.T)).T
-    except (RuntimeError, NotImplementedError):  # torch's, for a product that this build or device lacks
+    except (ImportError, RuntimeError, NotImplementedError, AssertionError):  # torch's, for what this build or device lacks
         return False
+    finally:
+        one_thread(before)
     return all(bool((sums == expected).all()) for sums in both)
 
 

@@ -20,6 +20,7 @@ Statistic = Literal["t", "score"]
 COLLINEAR = 1e-6  # a count of whose variance the covariates leave less than this share has no beta
 _RESOLVED = 2.0**-50  # share of a sum of squares below which a remainder is rounding
 _PRODUCTS = 8_000_000  # floats gathered at once for sums over missing people
+_NEAR = 1_000_000  # counts whose squares stay in the processor's cache
 _IN_CACHE = 8  # groups whose sums with the basis stay in the processor's cache
 
 
@@ -99,7 +100,10 @@ def sums_of(counts: Counts, product: Floats, gone: Floats, cells: Cells, prepare
     """
     g, unit = len(prepared.n), prepared.basis.unit[:, None, None]
     head = np.ascontiguousarray(product[:, : g + len(unit)].T)
-    squares = np.ascontiguousarray(prepared.masks.product(_squared(counts)).T)
+    squares = np.empty((g, len(counts)))
+    step = max(1, _NEAR // counts.shape[1])
+    for start in range(0, len(counts), step):
+        squares[:, start : start + step] = prepared.masks.product(_squared(counts[start : start + step])).T
     observed = np.repeat(prepared.n, len(counts), axis=1)
     z = np.empty((1 + len(unit), g, len(counts)))
     z[0], z[1:] = head[:g], head[g:, None]

@@ -5,9 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clinome.stats import onednn
 from clinome.stats.exact import Columns, Engine, best_engine, fixed_point, self_check
 
-ENGINES = [Engine("int8", 256, "cpu"), Engine("int8", 128, "cpu"), Engine("float64", 0, "cpu")]
+ENGINES = [
+    Engine("int8", 256, "cpu"),
+    Engine("int8", 128, "cpu"),
+    Engine("float64", 0, "cpu"),
+    Engine("int8", 256, "cpu", "onednn"),
+    Engine("int8", 128, "cpu", "onednn"),
+]
 
 
 @settings(max_examples=25, deadline=None)
@@ -71,7 +78,12 @@ def test_the_engine_of_this_machine_has_been_checked_and_a_wrong_one_is_found_ou
     right = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: right(a, b).clamp(-32_768, 32_767))  # sums in 16 bits, saturated
     assert not self_check(ENGINES[0])
+    assert best_engine.__wrapped__() == ENGINES[3]
+    multiply = onednn.multiply
+    monkeypatch.setattr(onednn, "multiply", lambda a, b: multiply(a, b).clip(-32_768, 32_767))
     assert best_engine.__wrapped__() == ENGINES[2]
+    monkeypatch.setattr(onednn, "library", lambda: None)
+    assert not self_check(ENGINES[3])
 
 
 def test_asking_for_a_gpu_where_there_is_none_says_so() -> None:
