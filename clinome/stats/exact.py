@@ -260,12 +260,17 @@ def best_engine(device: Device = "auto") -> Engine:
 
 
 def one_thread(threads: int = 1) -> int:
-    """Let a product of this thread use so many processors (a scan's own threads are over blocks); return how many it used."""
-    onednn.use_threads(threads)
+    """Let a product of this thread use so many processors (a scan's own threads are over blocks); return how many it used.
+
+    0, which changes nothing, is what is returned where no library is loaded yet: one that is loaded meanwhile keeps its own number.
+    """
+    if not threads:
+        return 0
     torch = sys.modules.get("torch")  # which other products do without
     if torch is None:
-        return 1
-    before = int(torch.get_num_threads())
+        return onednn.use_threads(threads)
+    before = int(torch.get_num_threads())  # asked first: the two libraries may share one OpenMP
+    onednn.use_threads(threads)
     torch.set_num_threads(threads)
     return before
 

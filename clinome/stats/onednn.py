@@ -58,8 +58,11 @@ def multiply(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int3
     return result
 
 
-def use_threads(threads: int) -> None:
-    """Let products that the calling thread asks for use so many processors, where the library runs on OpenMP."""
+def use_threads(threads: int) -> int:
+    """Let products that the calling thread asks for use so many processors; return how many they used, or 0: not known."""
     found = library()
-    if found is not None and hasattr(found, "omp_set_num_threads"):
-        found.omp_set_num_threads(threads)
+    if found is None or not hasattr(found, "omp_set_num_threads"):
+        return 0
+    before = int(found.omp_get_max_threads())
+    found.omp_set_num_threads(threads)
+    return before

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,3 +97,18 @@ def test_asking_for_a_gpu_where_there_is_none_says_so() -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(RuntimeError, match="no GPU here"):
         best_engine("gpu")
+
+
+@pytest.mark.parametrize("library", ["onednn", "torch"])
+@pytest.mark.parametrize("first", ["", "import torch\n"])
+def test_choosing_an_engine_leaves_torch_its_threads(first: str, library: str) -> None:
+    """Whoever trains an encoder after a scan, in the same process, has all processors again."""
+    torch_alone = "import torch\nprint(torch.get_num_threads())"
+    without = "onednn.library = lambda: None\n" if library == "torch" else ""
+    chosen = "exact.best_engine()\nbefore = exact.one_thread()\nexact.one_thread(before)\n"
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    said = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for code in (torch_alone, f"{first}from clinome.stats import exact, onednn\n{without}{chosen}{torch_alone}")
+    ]
+    assert said[0] == said[1]
