@@ -205,8 +205,22 @@ METRICS = Table(
         Column("upper", pl.Float64, "upper end of the 95 % interval"),
         Column("interval", pl.String, "how the interval was made", nullable=False),
         Column("subgroup", pl.String, "the people (or thing) it is measured in; 'all' otherwise", nullable=False),
+        Column("predictor", pl.String, "what made the predictions: 'model', or a floor's name", required=False),
+        Column("split", pl.String, "the split it is measured on", required=False),
+        Column("n", pl.Int64, "people it rests on", required=False),
     ),
     key=(),
+)
+PREDICTIONS = Table(
+    "predictions",
+    "an example that was predicted",
+    (
+        Column("example_id", pl.String, "the picture, scan or case", nullable=False),
+        _ID,
+        Column("split", pl.String, "the split it was predicted in", nullable=False),
+    ),
+    key=("example_id",),
+    others="'<target>', the truth where known, and 'predicted:<target>' (a number) or 'predicted:<target>:<class>' (a probability)",
 )
 QUALITY = Table(
     "quality",
@@ -347,6 +361,7 @@ TABLES: tuple[Table, ...] = (
     EXCLUSIONS,
     FLOW,
     METRICS,
+    PREDICTIONS,
     QUALITY,
     MANHATTAN,
     QQ,
