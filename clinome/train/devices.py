@@ -1,0 +1,240 @@
+"""Where a network runs and in what precision: threads, devices, bfloat16 where it pays, several processes.
+
+Losses and metrics are never computed in low precision: :func:`low_precision` covers the forward pass of the network alone and
+gives its outputs back in float32.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clinome.core.errors import StudyError
+
+Precision = Literal["float32", "bfloat16", "measure"]
+
+
+class Mode(NamedTuple):
+    """How a network is run: forward pass in bfloat16 or float32, weights of 2-D convolutions with channels last or first."""
+
+    bfloat16: bool = False
+    channels_last: bool = False
+
+
+@contextmanager
+def reproducible(threads: int) -> Iterator[None]:
+    """Within the block torch uses ``threads`` threads and only algorithms that give the same bytes each time.
+
+    On a GPU a few operations have no such algorithm; torch then warns instead of stopping.
+    """
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1], warn_only=warned)
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """Return the device called ``wanted``: 'cpu', 'gpu', or 'auto' for a GPU where there is one.
+
+    Raises
+    ------
+    StudyError
+        When a GPU is asked for and torch sees none.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "gpu" and not there:
+        raise StudyError("there is no GPU that torch can use", got="--device gpu", do="use --device auto, or install a CUDA build")
+    if wanted not in ("auto", "cpu", "gpu"):
+        raise StudyError("that is no device", got=wanted, expected="auto, cpu or gpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if there and wanted != "cpu" else torch.device("cpu")
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """Return ``batch`` (tensors in tuples, lists or dicts) on ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {name: moved(value, device) for name, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        parts = [moved(value, device) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+@contextmanager
+def low_precision(model: nn.Module, on: bool = True) -> Iterator[None]:
+    """Within the block ``model(...)`` computes in bfloat16 (autocast) and returns float32; its other methods are untouched."""
+    if not on:
+        yield
+        return
+    own, forward = vars(model).get("forward"), model.forward
+
+    def cast(*args: Any, **named: Any) -> Any:
+        kind = next((p.device.type for p in model.parameters()), "cpu")
+        with torch.autocast(kind, dtype=torch.bfloat16):
+            return _float32(forward(*args, **named))
+
+    model.forward = cast
+    try:
+        yield
+    finally:
+        if own is None:
+            del model.forward
+        else:
+            model.forward = own
+
+
+def _float32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype == torch.bfloat16 else value
+    if isinstance(value, dict):
+        return {name: _float32(one) for name, one in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [_float32(one) for one in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def has_plane_convolutions(model: nn.Module) -> bool:
+    """Tell whether ``model`` holds 2-D convolutions, for which channels last may pay."""
+    return any(isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)) for part in model.modules())
+
+
+def arrange(model: nn.Module, mode: Mode) -> None:
+    """Lay out the weights of ``model`` as ``mode`` says, in place: 2-D convolutions with channels last or first."""
+    wanted = torch.channels_last if mode.channels_last else torch.contiguous_format
+    for part in model.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
+            part.weight.data = part.weight.data.contiguous(memory_format=wanted)
+
+
+def quickest(model: nn.Module, run: Callable[[], object], *, rounds: int = 2) -> Mode:
+    """Time ``run`` (a pass of ``model``) in each mode that may pay and return the quickest; the model is left as it was.
+
+    Parameters
+    ----------
+    run
+        Makes one pass; it may leave gradients, which are dropped. Batch statistics that it changes are put back.
+    """
+    kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    modes = [Mode(), Mode(bfloat16=True)]
+    if has_plane_convolutions(model):
+        modes += [Mode(channels_last=True), Mode(bfloat16=True, channels_last=True)]
+    best, least = Mode(), float("inf")
+    for mode in modes:
+        arrange(model, mode)
+        with low_precision(model, mode.bfloat16):
+            first = _seconds(run)  # plans the kernels of the mode; bfloat16 without channels last can be 80 times slower
+            if first < 8 * least:
+                took = min(_seconds(run) for _ in range(rounds))
+                if took < 0.95 * least:  # a tie goes to the plainer mode
+                    best, least = mode, took
+    arrange(model, Mode())
+    model.load_state_dict(kept)
+    model.zero_grad(set_to_none=True)
+    return best
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+# --------------------------------------------------------------------------------------------------------- several processes
+
+
+class Processes(NamedTuple):
+    """This process among those that train one network together."""
+
+    rank: int
+    world: int
+
+    @classmethod
+    def joined(cls) -> Processes:
+        """Return this process's place in the group that :func:`join_processes` made; alone outside of one."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        return cls(0, 1)
+
+    def mean(self, tensors: list[Tensor], share: float) -> None:
+        """Replace ``tensors`` by their sum over processes, each times its process's ``share``, in one exchange."""
+        if self.world == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors]).float() * share
+        torch.distributed.all_reduce(flat)
+        for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
+
+
+@contextmanager
+def join_processes(*, timeout_s: float = 1800) -> Iterator[Processes]:
+    """Join the processes that torchrun or SLURM started for one training, for the length of the block; alone without either.
+
+    Reads RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT (torchrun) or SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_JOB_NODELIST.
+
+    Raises
+    ------
+    StudyError
+        When SLURM started several processes and its node list cannot be read.
+    """
+    variables = _from_slurm(os.environ) if "RANK" not in os.environ else {}
+    world = int(os.environ.get("WORLD_SIZE", variables.get("WORLD_SIZE", 1)))
+    if world <= 1:
+        yield Processes(0, 1)
+        return
+    os.environ.update(variables)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    try:
+        yield Processes.joined()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _from_slurm(known: Any) -> dict[str, str]:
+    """Translate SLURM's variables to torchrun's; {} when SLURM started one process or none."""
+    if int(known.get("SLURM_NTASKS", 1)) <= 1 or "SLURM_PROCID" not in known:
+        return {}
+    nodes = known.get("SLURM_STEP_NODELIST") or known.get("SLURM_JOB_NODELIST", "")
+    return {
+        "RANK": known["SLURM_PROCID"],
+        "WORLD_SIZE": known["SLURM_NTASKS"],
+        "LOCAL_RANK": known.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": known.get("MASTER_ADDR") or _first_node(nodes),
+        "MASTER_PORT": known.get("MASTER_PORT") or str(20000 + int(known.get("SLURM_JOB_ID", 0)) % 20000),
+    }
+
+
+def _first_node(nodes: str) -> str:
+    """Return the first host of a SLURM node list such as 'gpu[03-05,9],cpu1'.
+
+    >>> _first_node("gpu[03-05,9],cpu1"), _first_node("gpu7,gpu8")
+    ('gpu03', 'gpu7')
+    """
+    head, bracket, rest = nodes.partition("[")
+    if "," in head or not bracket:
+        first = head.split(",")[0]
+    else:
+        first = head + rest.split("]")[0].split(",")[0].split("-")[0]
+    if not first:
+        try:
+            first = subprocess.run(["hostname"], capture_output=True, text=True, check=True).stdout.strip()
+        except OSError as error:
+            raise StudyError("the nodes of this SLURM job are not known", do="set MASTER_ADDR and MASTER_PORT") from error
+    return first

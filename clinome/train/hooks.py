@@ -1,0 +1,43 @@
+"""Hooks: what looks on after every step and may stop a training. Each owns the state it needs to go on after a restart.
+
+>>> EarlyStop("auroc", patience=3).saved()
+{'best': None, 'waited': 0}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clinome.train.state import State
+
+
+class EarlyStop:
+    """Stop when the validation metric ``watch`` has not become better by more than ``least`` for ``patience`` validations."""
+
+    name = "early_stop"
+
+    def __init__(self, watch: str, *, patience: int, higher_is_better: bool = True, least: float = 0.0) -> None:
+        self.watch, self.patience, self.sign, self.least = watch, patience, 1.0 if higher_is_better else -1.0, least
+        self.best: float | None = None
+        self.waited = 0
+
+    def after_step(self, state: State, logs: dict[str, float]) -> str | None:
+        """Count the validations without a gain."""
+        if self.watch not in logs:
+            return None
+        value = self.sign * logs[self.watch]
+        if self.best is None or value > self.best + self.least:
+            self.best, self.waited = value, 0
+            return None
+        self.waited += 1
+        if self.waited < self.patience:
+            return None
+        return f"{self.watch} did not become better in {self.patience} validations (step {state.step})"
+
+    def saved(self) -> dict[str, Any]:
+        """Return the best value so far and the validations waited."""
+        return {"best": self.best, "waited": self.waited}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take up :meth:`saved` again."""
+        self.best, self.waited = saved["best"], saved["waited"]
