@@ -13,7 +13,6 @@ References
 ----------
 Shrout PE, Fleiss JL. Intraclass correlations: uses in assessing rater reliability. Psychological Bulletin 86:420–428 (1979),
 doi:10.1037/0033-2909.86.2.420. Table 4 for the example below.
-Efron B, Tibshirani RJ. An Introduction to the Bootstrap (1993), chapter 13 (percentile interval).
 
 >>> import numpy as np
 >>> shrout_fleiss = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]])
@@ -23,22 +22,16 @@ Efron B, Tibshirani RJ. An Introduction to the Bootstrap (1993), chapter 13 (per
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clinome.stats.resampling import Estimate, interval, resampled_sums
+
+__all__ = ["Estimate", "Form", "icc", "interval", "resampled_sums"]
+
 Form = Literal["1,1", "2,1", "3,1", "1,k", "2,k", "3,k"]
-_AT_ONCE = 1 << 22  # resampling weights held at a time
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval and how many people it rests on; NaN where it cannot be estimated."""
-
-    value: float
-    lower: float
-    upper: float
-    n: int
 
 
 def icc(ratings: ArrayLike, *, form: Form = "2,1", resamples: int = 500, seed: int = 0) -> Estimate:
@@ -91,29 +84,3 @@ def _icc_of_sums(sums: NDArray[np.float64], n: int, k: int, form: Form) -> NDArr
     scale = squares + n * k * grand**2
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.abs(denominator) > 1e-12 * np.maximum(scale, 1e-300), numerator / denominator, np.nan)
-
-
-def resampled_sums(per_person: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return sums of ``per_person``, shape (n_participants, m), over people drawn with replacement: shape (resamples, m).
-
-    The draws depend on ``seed`` and the number of people alone, so statistics of the same people share them.
-    """
-    n = len(per_person)
-    generator = np.random.default_rng([seed, n])
-    sums = np.empty((resamples, per_person.shape[1]))
-    step = max(1, _AT_ONCE // max(n, 1))
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        drawn = generator.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        sums[start : start + rows] = counts.astype(np.float64) @ per_person
-    return sums
-
-
-def interval(draws: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 2.5 % and 97.5 % quantiles of the finite ``draws``; NaN when there are none."""
-    draws = draws[np.isfinite(draws)]
-    if not len(draws):
-        return float("nan"), float("nan")
-    lower, upper = np.quantile(draws, [0.025, 0.975])
-    return float(lower), float(upper)
