@@ -1,0 +1,474 @@
+"""One interpolation for all that moves a picture: change of spacing, crop, mirroring, rotation, scaling, shear, elastic bends.
+
+Each interpolation blurs, so steps done one after another blur again and again. Here all of them are composed into one map from
+the places of the output to places of the input, in millimetres, and the input is read once. For a place ``x`` of the output,
+in mm from its centre, the input is read at
+
+    centre + F · A⁻¹ · (x + u(x) − shift)
+
+with ``A`` the linear part of what is done to the content (rotation · shear · scale · mirroring), ``u`` a smooth random
+displacement, and ``F`` the flip of a left side onto the right one. Because this is in mm, a rotation stays one where voxels are
+not cubes. Without a spacing a pixel counts as 1 mm.
+
+Pictures and scans are arrays (channels, [depth,] height, width). torch's ``grid_sample`` interpolates: on one core it took
+1.4 ms for a 512 × 512 picture in colour and 5.7 ms for a 64³ volume, ``scipy.ndimage.map_coordinates`` 20 and 11 ms.
+
+References
+----------
+Cardoso MJ, Modat M, Vercauteren T, Ourselin S. Scale factor point spread function matching: beyond aliasing in image resampling.
+MICCAI, LNCS 9350:675–683 (2015), doi:10.1007/978-3-319-24571-3_81: the blur before scaling down.
+Rueckert D et al. Nonrigid registration using free-form deformations. IEEE Transactions on Medical Imaging 18:712–721 (1999),
+doi:10.1109/42.796284: displacements as cubic B-splines on a coarse lattice.
+
+>>> picture = np.arange(12.0, dtype=np.float32).reshape(1, 3, 4)
+>>> turned = draw_geometry(np.random.default_rng(1), Spread(rotation_degrees=15, mirror=(1,)), 2)
+>>> resample(picture, turned).shape
+(1, 3, 4)
+>>> resample(picture, shape=(1, 2)).tolist()  # a crop alone: nothing is interpolated
+[[[5.0, 6.0]]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinome.core.errors import StudyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Fill = float | Sequence[float] | Literal["edge", "reflect"]
+_NODES = 16  # a side of the lattice of displacements; beyond it the displacements repeat
+_B_SPLINE_SQUARE = 151 / 315  # ∫B² of the cubic B-spline: the variance of u, per axis, from coefficients of variance 1
+_TO_SIGMA = 1 / (8 * np.log(2))  # variance of a Gaussian from the square of its full width at half maximum
+_LEAST_SIGMA = 0.35  # voxels; a narrower blur moves less than 2 % of a voxel's weight to a neighbour and is left out
+_WHOLE = 1e-4  # of a voxel: as near as this to whole steps, values are copied, not interpolated
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far augmentation may go; every default is "not at all".
+
+    Attributes
+    ----------
+    rotation_degrees
+        Largest angle either way. In 3-D one for all three axes, or one for each axis that is turned about (depth, height, width).
+    scale
+        Content is enlarged by a factor between 1 / (1 + scale) and 1 + scale, even on a log scale, the same on every axis.
+    shear
+        Largest shift per distance (tangent of the angle) between any two axes.
+    shift_mm, shift
+        Largest move along each axis, in mm and as a share of the output's side.
+    elastic_mm, elastic_grid_mm
+        Root mean square of the displacement along each axis, and the distance of the lattice points it is drawn at. At most a
+        quarter of the distance, beyond which the map would fold.
+    mirror
+        Spatial axes (0 is the first after channels) that are each flipped in half of the draws.
+    chance
+        The share of draws in which rotation, scale, shear, shift and bend, each by itself, is done at all.
+
+    Raises
+    ------
+    StudyError
+        For a setting out of range.
+    """
+
+    rotation_degrees: float | tuple[float, ...] = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift_mm: float = 0.0
+    shift: float = 0.0
+    elastic_mm: float = 0.0
+    elastic_grid_mm: float = 32.0
+    mirror: tuple[int, ...] = ()
+    chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = (*np.atleast_1d(self.rotation_degrees), self.scale, self.shear, self.shift_mm, self.shift, self.elastic_mm)
+        if not all(np.isfinite(n) and n >= 0 for n in numbers) or not 0 <= self.chance <= 1:
+            raise StudyError("a spread of augmentation is out of range", got=self, expected="numbers of 0 or more; chance in 0–1")
+        if self.elastic_mm > self.elastic_grid_mm / 4:
+            raise StudyError(
+                "elastic displacements would fold the picture onto itself",
+                got=f"elastic_mm {self.elastic_mm:g} on a lattice of {self.elastic_grid_mm:g} mm",
+                expected=f"at most {self.elastic_grid_mm / 4:g} mm",
+                do="widen elastic_grid_mm or bend less",
+            )
+
+
+class Geometry(NamedTuple):
+    """What is done to the content of a picture, in mm about the output's centre.
+
+    Attributes
+    ----------
+    matrix
+        A: places of the content before to places after, shape (ndim, ndim), mirroring included.
+    shift_mm, shift
+        Then it moves by this: mm and shares of the output's side, shape (ndim,) each.
+    mirrored
+        For each spatial axis, whether ``matrix`` flips it.
+    lattice
+        B-spline coefficients of the displacement in mm, shape (ndim, 16, … 16); None where nothing bends.
+    lattice_mm
+        The distance of its points; its middle lies on the output's centre.
+    """
+
+    matrix: NDArray[np.float64]
+    shift_mm: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    mirrored: tuple[bool, ...]
+    lattice: NDArray[np.float64] | None = None
+    lattice_mm: float = 1.0
+
+
+def still(ndim: int) -> Geometry:
+    """Return the geometry that leaves everything where it is."""
+    return Geometry(np.eye(ndim), np.zeros(ndim), np.zeros(ndim), (False,) * ndim)
+
+
+def draw_geometry(generator: np.random.Generator, spread: Spread, ndim: int) -> Geometry:
+    """Draw one geometry for pictures of ``ndim`` (2 or 3) spatial axes; the same state of ``generator`` gives the same one.
+
+    Raises
+    ------
+    StudyError
+        When ``spread`` names an axis that is not there.
+    """
+    if any(axis not in range(ndim) for axis in spread.mirror) or np.size(spread.rotation_degrees) not in (1, ndim):
+        raise StudyError("the spread of augmentation does not fit the picture", got=spread, expected=f"{ndim} spatial axes")
+    turns, bends, *does = generator.random(5) < spread.chance  # rotation, elastic; scale, shear, shift
+
+    def uniform(size: int, on: bool = True) -> NDArray[np.float64]:
+        return generator.uniform(-1, 1, size) * on
+
+    planes = list(combinations(range(ndim), 2))[::-1]  # of 3 axes: the one opposite to the axis turned about
+    angles = np.deg2rad(spread.rotation_degrees) * uniform(len(planes), bool(turns))
+    matrix = np.eye(ndim)
+    for (a, b), angle in zip(planes, angles, strict=True):
+        matrix = matrix @ rotation(angle, a, b, ndim)
+    sheared = np.eye(ndim)
+    sheared[tuple(np.transpose(planes))] = spread.shear * uniform(len(planes), bool(does[1]))
+    factor = np.exp(np.log1p(spread.scale) * uniform(1, bool(does[0])))
+    flips = generator.random(ndim) < 0.5
+    mirrored = tuple(bool(flips[axis]) and axis in spread.mirror for axis in range(ndim))
+    move = uniform(ndim, bool(does[2]))
+    lattice = None
+    if spread.elastic_mm > 0 and bends:
+        size = spread.elastic_mm / _B_SPLINE_SQUARE ** (ndim / 2)
+        lattice = size * generator.standard_normal((ndim, *(_NODES,) * ndim))
+    signs = np.where(mirrored, -1.0, 1.0)
+    return Geometry(
+        matrix @ sheared * factor * signs, spread.shift_mm * move, spread.shift * move, mirrored, lattice, spread.elastic_grid_mm
+    )
+
+
+def rotation(radians: float, a: int, b: int, ndim: int) -> NDArray[np.float64]:
+    """Return the matrix, (ndim, ndim), that turns axis ``a`` towards axis ``b``; by a quarter it does what ``np.rot90`` does
+    with ``axes=(a, b)``.
+    """
+    matrix = np.eye(ndim)
+    matrix[[a, b, a, b], [a, b, b, a]] = np.cos(radians), np.cos(radians), -np.sin(radians), np.sin(radians)
+    return matrix
+
+
+def resample(
+    values: NDArray[Any],
+    geometry: Geometry | None = None,
+    *,
+    shape: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    out_spacing: Sequence[float] | None = None,
+    centre: Sequence[float] | None = None,
+    order: Literal[0, 1, 3] = 1,
+    fill: Fill = 0.0,
+    flip_left: bool = False,
+) -> NDArray[Any]:
+    """Read ``values`` once, where ``geometry``, the change of spacing, the crop and the flip together say.
+
+    Only the part of ``values`` that is needed is touched, so a patch of a large mapped array costs what the patch costs. Where
+    output voxels are wider than the input's by a factor s, the input is first blurred along that axis by a Gaussian whose width
+    at half maximum squared is s² − 1 voxels² (Cardoso 2015), unless that is narrower than 0.35 voxels.
+
+    Parameters
+    ----------
+    values
+        Shape (channels, *spatial), 2 or 3 spatial axes, any type of number.
+    shape
+        Spatial shape of the output; by default what covers the input at ``out_spacing``.
+    spacing, out_spacing
+        Distance of voxels along each axis in mm, of the input (1 if not given) and of the output (the input's if not given).
+    centre
+        The place in the input, counted in its voxels from 0, that comes to the centre of the output; by default the input's own
+        centre (half a voxel aside where one side is even and the other odd).
+    order
+        1 linear; 0 the nearest voxel, without blur (labels); 3 a cubic spline, some forty times slower, for work that is done once.
+    fill
+        What lies outside: a number, one for each channel, 'edge' (the nearest voxel) or 'reflect'.
+    flip_left
+        Mirror the last axis first: for left eyes or sides, so that anatomy agrees with the right ones.
+
+    Returns
+    -------
+    Shape (channels, *shape): float32, for order 0 the type of ``values``. Where voxels come to lie on voxels (a crop, a flip, a
+    quarter turn) they are copied, exactly.
+
+    Raises
+    ------
+    StudyError
+        When the numbers of axes do not agree or a spacing is not positive.
+    """
+    place = _placement(values, geometry or still(values.ndim - 1), shape, spacing, out_spacing, centre, flip_left)
+    if (copied := _copy(values, place, fill)) is not None:
+        return copied if order == 0 or copied.dtype == np.float32 else copied.astype(np.float32)
+    sigma = np.zeros(values.ndim - 1) if order == 0 else _blur(place)
+    part, place = _needed(values, place, np.ceil(3 * sigma) + (12 if order == 3 else 1), fill)
+    source = part.astype(np.float32)
+    if sigma.any():
+        source = _blurred(source, sigma)
+    if order == 3:
+        return _spline(source, place, fill)
+    sampled = _sample(source, place, fill, nearest=order == 0)
+    if order == 0 and values.dtype != np.float32:
+        return np.rint(sampled).astype(values.dtype) if np.issubdtype(values.dtype, np.integer) else sampled.astype(values.dtype)
+    return sampled
+
+
+def resample_labels(
+    labels: NDArray[Any],
+    geometry: Geometry | None = None,
+    *,
+    swap: Sequence[tuple[int, int]] = (),
+    fill: int = 0,
+    flip_left: bool = False,
+    **where: Any,
+) -> NDArray[Any]:
+    """Move a map of labels as :func:`resample` moves its picture, keeping smooth borders smooth: each label is interpolated by
+    itself, linearly, and the one with the largest share wins (the lower of equals).
+
+    Parameters
+    ----------
+    labels
+        Shape (channels, *spatial), integer or boolean.
+    swap
+        Pairs of labels (left, right) that trade places when the result is a mirror image from left to right.
+    where
+        ``shape``, ``spacing``, ``out_spacing``, ``centre`` of :func:`resample`.
+
+    Returns
+    -------
+    Shape (channels, *shape), the type of ``labels``; no label that was not there before, but for ``fill``.
+    """
+    present = np.unique(labels)
+    first = resample(labels == present[0], geometry, fill=float(fill == present[0]), flip_left=flip_left, **where)
+    share, won = first.astype(np.float32), np.full(first.shape, present[0], labels.dtype)
+    for label in present[1:]:
+        of_label = resample(labels == label, geometry, fill=float(fill == label), flip_left=flip_left, **where)
+        better = of_label > share
+        won[better], share[better] = label, of_label[better]
+    if fill not in present:
+        outside = resample(np.ones_like(labels, dtype=bool), geometry, fill=0.0, flip_left=flip_left, **where) < 0.5
+        won[outside] = fill
+    if swap and (geometry is not None and geometry.mirrored[-1]) != flip_left:
+        before = won.copy()
+        for left, right in swap:
+            won[before == left], won[before == right] = right, left
+    return won
+
+
+class _Placement(NamedTuple):
+    """Input place, in voxels, of output voxel ``o``: ``step`` · (o − middle + bend(o)) + ``start``, ``bend`` in output voxels."""
+
+    step: NDArray[np.float64]
+    start: NDArray[np.float64]
+    shape: tuple[int, ...]
+    out_spacing: NDArray[np.float64]
+    geometry: Geometry
+
+    @property
+    def middle(self) -> NDArray[np.float64]:
+        return (np.array(self.shape) - 1) / 2
+
+
+def _placement(
+    values: NDArray[Any],
+    geometry: Geometry,
+    shape: Sequence[int] | None,
+    spacing: Sequence[float] | None,
+    out_spacing: Sequence[float] | None,
+    centre: Sequence[float] | None,
+    flip_left: bool,
+) -> _Placement:
+    ndim = values.ndim - 1
+    sides = np.array(values.shape[1:])
+    lengths = {len(x) for x in (shape, spacing, out_spacing, centre, geometry.matrix) if x is not None}
+    numbers = [x for x in (spacing, out_spacing, shape) if x is not None]
+    if ndim not in (2, 3) or lengths != {ndim} or 0 in sides or not all(n > 0 for x in numbers for n in x):
+        raise StudyError(
+            "the picture cannot be resampled as asked",
+            got=f"values of shape {values.shape}, spacing {spacing}, out_spacing {out_spacing}, shape {shape}, centre {centre}, "
+            f"a geometry of {len(geometry.matrix)} axes",
+            expected="(channels, [depth,] height, width), none empty; for each of 2 or 3 axes a positive spacing and size",
+        )
+    given = np.ones(ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
+    wanted = given if out_spacing is None else np.asarray(out_spacing, dtype=np.float64)
+    size = np.maximum(np.rint(sides * given / wanted), 1).astype(int) if shape is None else np.asarray(shape, dtype=int)
+    origin = (sides - 1) / 2 if centre is None else np.asarray(centre, dtype=np.float64)
+    flip = np.ones(ndim)
+    flip[-1] = -1.0 if flip_left else 1.0
+    back = flip[:, None] * np.linalg.inv(geometry.matrix) / given[:, None]  # output mm to input voxels
+    shift = geometry.shift_mm + geometry.shift * size * wanted
+    return _Placement(back * wanted, origin - back @ shift, tuple(int(n) for n in size), wanted, geometry)
+
+
+def _copy(values: NDArray[Any], place: _Placement, fill: Fill) -> NDArray[Any] | None:
+    """Return the output where it takes whole voxels in whole steps along the axes (crop, flip, quarter turn); None elsewhere."""
+    turn = np.rint(place.step)
+    first = place.start - place.step @ place.middle
+    whole = np.rint(first)
+    reach = np.abs(place.step - turn) @ np.array(place.shape)
+    if (
+        place.geometry.lattice is not None
+        or not np.array_equal(np.abs(turn) @ np.ones(len(turn)), np.ones(len(turn)))
+        or not np.array_equal(np.ones(len(turn)) @ np.abs(turn), np.ones(len(turn)))
+        or (np.abs(first - whole) + reach).max() > _WHOLE
+    ):
+        return None
+    source = np.argmax(np.abs(turn), axis=1)  # the output axis that each input axis is read along
+    index, outside = [], []
+    for axis, along in enumerate(source):
+        at = (whole[axis] + turn[axis, along] * np.arange(place.shape[along])).astype(int)
+        n = values.shape[1 + axis]
+        outside.append((at < 0) | (at >= n))
+        index.append(np.clip(_reflected(at, n) if fill == "reflect" else at, 0, n - 1))
+    taken = values
+    for axis, at in enumerate(index):
+        down = bool(len(at) > 1 and at[1] < at[0])
+        straight = len(at) > 0 and np.array_equal(at, np.arange(len(at)) * (-1 if down else 1) + at[0])
+        until = int(at[-1]) - 1 if down else int(at[-1]) + 1
+        cut = slice(int(at[0]), None if until < 0 else until, -1 if down else 1) if straight else at
+        taken = taken[(slice(None),) * (1 + axis) + (cut,)]
+    taken = np.array(np.moveaxis(taken, range(1, values.ndim), [1 + int(along) for along in source]), order="C")
+    if not isinstance(fill, str):
+        for along, beyond in zip(source, outside, strict=True):
+            if beyond.any():
+                at_axis = np.moveaxis(taken, 1 + int(along), -1)
+                at_axis[..., beyond] = _by_channel(fill, values.shape[0], values.ndim)
+    return taken
+
+
+def _reflected(at: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Fold places outside 0…n−1 back at the borders of the picture (the outer voxel is met twice)."""
+    at = np.mod(at, 2 * n)
+    return np.minimum(at, 2 * n - 1 - at)
+
+
+def _by_channel(fill: float | Sequence[float], channels: int, ndim: int) -> NDArray[np.float32]:
+    numbers = np.asarray(fill, dtype=np.float32)
+    if numbers.ndim and numbers.shape != (channels,):
+        raise StudyError("'fill' does not fit the picture", got=f"{len(numbers)} numbers", expected=f"one, or {channels}")
+    return numbers.reshape(-1, *(1,) * (ndim - 1))
+
+
+def _blur(place: _Placement) -> NDArray[np.float64]:
+    """Return the sigma in input voxels, for each input axis, of the blur before scaling down (0: none)."""
+    wider = np.maximum((place.step**2).sum(axis=1) - 1, 0)
+    sigma = np.sqrt(wider * _TO_SIGMA)
+    return np.where(sigma < _LEAST_SIGMA, 0.0, sigma)
+
+
+def _blurred(source: NDArray[np.float32], sigma: NDArray[np.float64]) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter
+
+    blurred: NDArray[np.float32] = gaussian_filter(source, (0.0, *sigma), mode="nearest", truncate=3.0)
+    return blurred
+
+
+def _needed(values: NDArray[Any], place: _Placement, margin: NDArray[np.float64], fill: Fill) -> tuple[NDArray[Any], _Placement]:
+    """Cut out of ``values`` what the output can depend on, and count places from there."""
+    reach = np.abs(place.step) @ place.middle
+    if place.geometry.lattice is not None:
+        largest = np.abs(place.geometry.lattice).max(axis=tuple(range(1, values.ndim)))
+        reach = reach + np.abs(place.step) @ (largest / place.out_spacing)
+    sides = np.array(values.shape[1:])
+    low = np.floor(place.start - reach - margin)
+    high = np.ceil(place.start + reach + margin) + 1
+    if fill == "reflect":
+        out = (low < 0) | (high > sides)
+        low, high = np.where(out, 0, low), np.where(out, sides, high)
+    low = np.clip(low, 0, sides - 1).astype(int)
+    high = np.maximum(np.clip(high, 0, sides).astype(int), low + 1)
+    part = values[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))]
+    return part, place._replace(start=place.start - low)
+
+
+def _sample(source: NDArray[np.float32], place: _Placement, fill: Fill, *, nearest: bool) -> NDArray[np.float32]:
+    import torch
+    from torch.nn import functional as F
+
+    mode = "nearest" if nearest else "bilinear"
+    sides = source.shape[1:]
+    grid = torch.empty(*place.shape, len(sides))  # input places scaled to −1…1 between the outer faces, the last axis first
+    for axis, n in enumerate(sides):
+        _places(place, axis, 2.0 / n, 1.0 / n - 1.0, grid[..., len(sides) - 1 - axis])
+    if isinstance(fill, str):
+        padding = "border" if fill == "edge" else "reflection"
+        out = F.grid_sample(torch.from_numpy(source)[None], grid[None], mode, padding, align_corners=False)[0]
+        return np.asarray(out.numpy())
+    level = _by_channel(fill, len(source), source.ndim)
+    raised = source - level if level.any() else source
+    out = F.grid_sample(torch.from_numpy(raised)[None], grid[None], mode, "zeros", align_corners=False)[0]
+    return np.asarray(out.numpy()) + level if level.any() else np.asarray(out.numpy())
+
+
+def _spline(source: NDArray[np.float32], place: _Placement, fill: Fill) -> NDArray[np.float32]:
+    import torch
+    from scipy.ndimage import map_coordinates
+
+    at = torch.empty(len(place.shape), *place.shape)
+    for axis in range(len(place.shape)):
+        _places(place, axis, 1.0, 0.0, at[axis])
+    mode = {"edge": "nearest", "reflect": "reflect"}[fill] if isinstance(fill, str) else "grid-constant"
+    level = np.zeros(len(source)) if isinstance(fill, str) else np.broadcast_to(np.asarray(fill, dtype=float), len(source))
+    places = at.numpy()
+    channels = [map_coordinates(c, places, order=3, mode=mode, cval=v) for c, v in zip(source, level, strict=True)]
+    return np.stack(channels).astype(np.float32)
+
+
+def _places(place: _Placement, axis: int, factor: float, offset: float, out: Tensor) -> None:
+    """Write ``factor`` · place + ``offset`` along one input axis, for every output voxel, into ``out`` (of the output's shape)."""
+    import torch
+
+    start = factor * place.start[axis] + offset
+    total: Tensor | None = None
+    for along, n in enumerate(place.shape):
+        line = factor * place.step[axis, along] * (np.arange(n) - place.middle[along]) + (start if along == 0 else 0.0)
+        term = torch.from_numpy(line.astype(np.float32)).reshape([-1 if k == along else 1 for k in range(len(place.shape))])
+        total = term if total is None else total + term
+    assert total is not None
+    lattice = place.geometry.lattice
+    if lattice is None:
+        out.copy_(total)
+        return
+    bend = torch.from_numpy((np.tensordot(factor * place.step[axis] / place.out_spacing, lattice, 1)).astype(np.float32))
+    for along in range(lattice.ndim - 1):  # the axis in front is worked off and comes back last
+        at = (np.arange(place.shape[along]) - place.middle[along]) * place.out_spacing[along] / place.geometry.lattice_mm
+        bend = torch.tensordot(bend, torch.from_numpy(_b_spline(at).T.copy()), dims=([0], [0]))
+    torch.add(total, bend, out=out)
+
+
+def _b_spline(at: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the weight of each lattice point at places ``at``, counted in its distances from its middle: (len(at), 16)."""
+    at = at + _NODES / 2
+    cell = np.floor(at)
+    t = at - cell
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
+    matrix = np.zeros((len(at), _NODES), dtype=np.float32)
+    for k in range(4):
+        np.add.at(matrix, (np.arange(len(at)), (cell.astype(int) + k - 1) % _NODES), weights[:, k].astype(np.float32))
+    return matrix
