@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clinome.core.errors import SchemaError
+
 
 def nt_xent(embeddings: Tensor, groups: Tensor, *, temperature: float = 0.2) -> Tensor:
     """Return the normalised, temperature-scaled cross entropy of telling one's own group from all others.
@@ -43,3 +45,32 @@ def nt_xent(embeddings: Tensor, groups: Tensor, *, temperature: float = 0.2) -> 
     count = positive.sum(dim=1)
     per_row = -log_probability.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
     return per_row.sum() / (count > 0).sum().clamp(min=1)
+
+
+def supervised(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy where the target counts classes, the mean squared error where it holds numbers.
+
+    Parameters
+    ----------
+    output
+        Shape (n, outputs): class scores (logits) or predicted numbers.
+    target
+        Whole numbers of shape (n,), the class of each row; or floating numbers of the shape of ``output``.
+
+    Raises
+    ------
+    SchemaError
+        When numbers do not have the shape of ``output``: subtracting them would silently compare every row with every other.
+
+    Example
+    -------
+    >>> supervised(torch.zeros(2, 4), torch.tensor([0, 3])).item() == torch.tensor(4.0).log().item()
+    True
+    >>> supervised(torch.zeros(2, 1), torch.tensor([[1.0], [3.0]])).item()
+    5.0
+    """
+    if not target.is_floating_point():
+        return F.cross_entropy(output, target)
+    if output.shape != target.shape:
+        raise SchemaError("targets do not fit the network's outputs", got=tuple(target.shape), expected=tuple(output.shape))
+    return F.mse_loss(output, target)

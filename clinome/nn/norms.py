@@ -1,7 +1,7 @@
 """Normalisation layers by name, so that one network can be trained plainly, in small batches, or in private.
 
-``batch`` shares statistics between the examples of a batch and keeps running ones for prediction. ``group`` and ``instance`` look at
-one example at a time: per-example gradients exist (differential privacy needs them), and a batch of one or two patches is enough.
+``batch`` shares statistics between the examples of a batch and keeps running ones for prediction. ``group`` and ``instance`` look
+at one example at a time: per-example gradients exist (differential privacy needs them), and a batch of one or two is enough.
 
 References
 ----------
@@ -33,7 +33,7 @@ def norm(kind: Norm, channels: int, dims: int) -> nn.Module:
     Parameters
     ----------
     kind
-        ``batch``, ``group`` (up to 32 groups of two channels or more, so that a map of one pixel does not vanish) or ``instance`` (with a learned scale and shift, as nnU-Net).
+        ``batch``, ``group`` (up to 32 groups of two channels or more, so that a map of one pixel does not vanish) or ``instance``.
     channels
         Channels of the maps.
     dims

@@ -13,7 +13,7 @@ McCaw ZR, Colthurst T, Yun T, et al. DeepNull models non-linear covariate effect
 association power. Nat Commun 13, 241 (2022), doi:10.1038/s41467-021-27930-0.
 
 >>> config = Config.tiny()
->>> Model(config)(example(config, 3)).shape
+>>> Model(config)(*example(config, 3).inputs).shape
 torch.Size([3])
 """
 
@@ -23,6 +23,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clinome.nn.example import Example
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,16 @@ class Config:
         return cls(n_covariates=3, widths=(16, 8))
 
 
-def example(config: Config, batch: int = 2) -> Tensor:
-    """Return ``batch`` people's standardised covariates, seeded noise of shape (batch, n_covariates)."""
-    return torch.randn((batch, config.n_covariates), generator=torch.Generator().manual_seed(batch))
+def example(config: Config, batch: int = 2) -> Example:
+    """Return ``batch`` people's standardised covariates and traits: seeded noise, shapes (batch, n_covariates) and (batch,)."""
+    generator = torch.Generator().manual_seed(batch)
+    covariates = torch.randn((batch, config.n_covariates), generator=generator)
+    return Example((covariates,), torch.randn(batch, generator=generator))
+
+
+def loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of predicted traits (n,)."""
+    return F.mse_loss(output, target)
 
 
 class Model(nn.Module):

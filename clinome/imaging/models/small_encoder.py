@@ -17,7 +17,8 @@ arXiv:2002.05709.
 
 >>> config = Config.tiny()
 >>> model = Model(config).eval()
->>> model(example(config, 2)).shape, model.features(example(config, 2)).shape
+>>> pictures = example(config, 2).inputs[0]
+>>> model(pictures).shape, model.features(pictures).shape
 (torch.Size([2, 8]), torch.Size([2, 104]))
 """
 
@@ -28,6 +29,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from clinome.nn.example import Example
+from clinome.nn.losses import nt_xent
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,15 @@ class Config:
         return cls(widths=(8, 16), places=2, projection=8, size=24)
 
 
-def example(config: Config, batch: int) -> Tensor:
-    """Return ``batch`` pictures of seeded noise in 0–1, shape (batch, 3, size, size)."""
-    return torch.rand((batch, 3, config.size, config.size), generator=torch.Generator().manual_seed(batch))
+def example(config: Config, batch: int = 2) -> Example:
+    """Return ``batch`` pictures of seeded noise in 0–1, shape (batch, 3, size, size), two and two of a person."""
+    pictures = torch.rand((batch, 3, config.size, config.size), generator=torch.Generator().manual_seed(batch))
+    return Example((pictures,), torch.arange(batch) // 2)
+
+
+def loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the contrastive loss of projections (n, projection) whose rows belong to the people ``target`` (n,)."""
+    return nt_xent(output, target)
 
 
 class Block(nn.Module):
