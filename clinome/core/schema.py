@@ -208,6 +208,7 @@ METRICS = Table(
         Column("predictor", pl.String, "what made the predictions: 'model', or a floor's name", required=False),
         Column("split", pl.String, "the split it is measured on", required=False),
         Column("n", pl.Int64, "people it rests on", required=False),
+        Column("target", pl.String, "what is predicted", required=False),
     ),
     key=(),
 )
@@ -221,6 +222,32 @@ PREDICTIONS = Table(
     ),
     key=("example_id",),
     others="'<target>', the truth where known, and 'predicted:<target>' (a number) or 'predicted:<target>:<class>' (a probability)",
+)
+OVERLAPS = Table(
+    "overlaps",
+    "a structure of an image, segmented twice",
+    (
+        Column("example_id", pl.String, "the image", nullable=False),
+        _ID,
+        Column("structure", pl.String, "its name", nullable=False),
+        Column(
+            "state",
+            pl.String,
+            "'both', or 'missed' (only in the truth), 'invented' (only in the prediction), 'absent' (in neither)",
+            nullable=False,
+        ),
+        Column("dice", pl.Float64, "2·|both| / (|truth| + |prediction|); null when absent"),
+        Column("jaccard", pl.Float64, "|both| / |either|; null when absent"),
+        Column("volume", pl.Float64, "of the truth, mm³ (mm² in 2-D; voxels where no spacing is known)", nullable=False),
+        Column("predicted_volume", pl.Float64, "of the prediction, likewise", nullable=False),
+        Column("volume_error", pl.Float64, "(prediction − truth) / truth; null where the truth is empty"),
+        Column(
+            "hausdorff_95", pl.Float64, "mm (pixels), the larger 95 % quantile of the two; the image's diagonal when one is empty"
+        ),
+        Column("surface_distance", pl.Float64, "mm (pixels), mean of both surfaces' distances; likewise"),
+        Column("surface_dice", pl.Float64, "share of both surfaces within the tolerance of the other; 0 when one is empty"),
+    ),
+    key=(),
 )
 QUALITY = Table(
     "quality",
@@ -362,6 +389,7 @@ TABLES: tuple[Table, ...] = (
     FLOW,
     METRICS,
     PREDICTIONS,
+    OVERLAPS,
     QUALITY,
     MANHATTAN,
     QQ,

@@ -1,0 +1,1 @@
+"""How good predictions are, for whom, beside what, and how sure that is: intervals by resampling people."""
