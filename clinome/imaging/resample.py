@@ -228,12 +228,12 @@ def resample(
         return copied if order == 0 or copied.dtype == np.float32 else copied.astype(np.float32)
     sigma = np.zeros(values.ndim - 1) if order == 0 else _blur(place)
     part, place = _needed(values, place, np.ceil(3 * sigma) + (12 if order == 3 else 1), fill)
-    source = part.astype(np.float32)
+    source = part.astype(np.float32, copy=False)
     if sigma.any():
         source = _blurred(source, sigma)
     if order == 3:
         return _spline(source, place, fill)
-    sampled = _sample(source, place, fill, nearest=order == 0)
+    sampled = _sample(source, _grid(place, source.shape[1:]), fill, nearest=order == 0)
     if order == 0 and values.dtype != np.float32:
         return np.rint(sampled).astype(values.dtype) if np.issubdtype(values.dtype, np.integer) else sampled.astype(values.dtype)
     return sampled
@@ -243,10 +243,13 @@ def resample_labels(
     labels: NDArray[Any],
     geometry: Geometry | None = None,
     *,
-    swap: Sequence[tuple[int, int]] = (),
+    shape: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    out_spacing: Sequence[float] | None = None,
+    centre: Sequence[float] | None = None,
     fill: int = 0,
     flip_left: bool = False,
-    **where: Any,
+    swap: Sequence[tuple[int, int]] = (),
 ) -> NDArray[Any]:
     """Move a map of labels as :func:`resample` moves its picture, keeping smooth borders smooth: each label is interpolated by
     itself, linearly, and the one with the largest share wins (the lower of equals).
@@ -257,27 +260,41 @@ def resample_labels(
         Shape (channels, *spatial), integer or boolean.
     swap
         Pairs of labels (left, right) that trade places when the result is a mirror image from left to right.
-    where
-        ``shape``, ``spacing``, ``out_spacing``, ``centre`` of :func:`resample`.
+    shape, spacing, out_spacing, centre, fill, flip_left
+        As in :func:`resample`; ``fill`` is a label.
 
     Returns
     -------
     Shape (channels, *shape), the type of ``labels``; no label that was not there before, but for ``fill``.
     """
-    present = np.unique(labels)
-    first = resample(labels == present[0], geometry, fill=float(fill == present[0]), flip_left=flip_left, **where)
-    share, won = first.astype(np.float32), np.full(first.shape, present[0], labels.dtype)
-    for label in present[1:]:
-        of_label = resample(labels == label, geometry, fill=float(fill == label), flip_left=flip_left, **where)
-        better = of_label > share
-        won[better], share[better] = label, of_label[better]
-    if fill not in present:
-        outside = resample(np.ones_like(labels, dtype=bool), geometry, fill=0.0, flip_left=flip_left, **where) < 0.5
-        won[outside] = fill
-    if swap and (geometry is not None and geometry.mirrored[-1]) != flip_left:
+    geometry = geometry or still(labels.ndim - 1)
+    place = _placement(labels, geometry, shape, spacing, out_spacing, centre, flip_left)
+    won = _copy(labels, place, fill)
+    if won is None:
+        won = _largest_share(labels, place, fill)
+    if swap and geometry.mirrored[-1] != flip_left:
         before = won.copy()
         for left, right in swap:
             won[before == left], won[before == right] = right, left
+    return won
+
+
+def _largest_share(labels: NDArray[Any], place: _Placement, fill: int) -> NDArray[Any]:
+    sigma = _blur(place)
+    part, place = _needed(labels, place, np.ceil(3 * sigma) + 1, fill)
+    grid = _grid(place, part.shape[1:])
+    names = sorted({*np.unique(part).tolist(), fill})
+    others = [label for label in names if label != fill]
+    share = np.zeros((len(part), *place.shape), dtype=np.float32)  # the largest so far
+    won, total = np.full(share.shape, fill, labels.dtype), np.zeros_like(share)
+    for label in others:
+        source = (part == label).astype(np.float32)
+        of_label = _sample(_blurred(source, sigma) if sigma.any() else source, grid, 0.0)
+        better = of_label > share
+        won[better], share[better] = label, of_label[better]
+        total += of_label
+    rest = 1 - total  # of ``fill``, inside the picture and outside
+    won[(rest > share) | ((rest == share) & (won > fill))] = fill
     return won
 
 
@@ -407,23 +424,26 @@ def _needed(values: NDArray[Any], place: _Placement, margin: NDArray[np.float64]
     return part, place._replace(start=place.start - low)
 
 
-def _sample(source: NDArray[np.float32], place: _Placement, fill: Fill, *, nearest: bool) -> NDArray[np.float32]:
+def _grid(place: _Placement, sides: Sequence[int]) -> Tensor:
+    """Return input places scaled to −1…1 between the outer faces of the input, the last axis first: (*shape, ndim)."""
+    import torch
+
+    grid = torch.empty(*place.shape, len(sides))
+    for axis, n in enumerate(sides):
+        _places(place, axis, 2.0 / n, 1.0 / n - 1.0, grid[..., len(sides) - 1 - axis])
+    return grid
+
+
+def _sample(source: NDArray[np.float32], grid: Tensor, fill: Fill, *, nearest: bool = False) -> NDArray[np.float32]:
     import torch
     from torch.nn import functional as F
 
-    mode = "nearest" if nearest else "bilinear"
-    sides = source.shape[1:]
-    grid = torch.empty(*place.shape, len(sides))  # input places scaled to −1…1 between the outer faces, the last axis first
-    for axis, n in enumerate(sides):
-        _places(place, axis, 2.0 / n, 1.0 / n - 1.0, grid[..., len(sides) - 1 - axis])
-    if isinstance(fill, str):
-        padding = "border" if fill == "edge" else "reflection"
-        out = F.grid_sample(torch.from_numpy(source)[None], grid[None], mode, padding, align_corners=False)[0]
-        return np.asarray(out.numpy())
-    level = _by_channel(fill, len(source), source.ndim)
-    raised = source - level if level.any() else source
-    out = F.grid_sample(torch.from_numpy(raised)[None], grid[None], mode, "zeros", align_corners=False)[0]
-    return np.asarray(out.numpy()) + level if level.any() else np.asarray(out.numpy())
+    if not isinstance(fill, str) and (level := _by_channel(fill, len(source), source.ndim)).any():
+        return _sample(source - level, grid, 0.0, nearest=nearest) + level
+    padding = {"edge": "border", "reflect": "reflection"}[fill] if isinstance(fill, str) else "zeros"
+    read = torch.from_numpy(np.ascontiguousarray(source))[None]
+    out = F.grid_sample(read, grid[None], "nearest" if nearest else "bilinear", padding, align_corners=False)
+    return np.asarray(out[0].numpy())
 
 
 def _spline(source: NDArray[np.float32], place: _Placement, fill: Fill) -> NDArray[np.float32]:
