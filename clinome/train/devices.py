@@ -135,6 +135,7 @@ def quickest(model: nn.Module, run: Callable[[], object], *, rounds: int = 2) ->
         modes += [Mode(channels_last=True), Mode(bfloat16=True, channels_last=True)]
     best, least = Mode(), float("inf")
     for mode in modes:
+        model.zero_grad(set_to_none=True)  # gradients have the layout of the mode they were made in
         arrange(model, mode)
         with low_precision(model, mode.bfloat16):
             first = _seconds(run)  # plans the kernels of the mode; bfloat16 without channels last can be 80 times slower
@@ -174,7 +175,7 @@ class Processes(NamedTuple):
 
     def mean(self, tensors: list[Tensor], share: float) -> None:
         """Replace ``tensors`` by their sum over processes, each times its process's ``share``, in one exchange."""
-        if self.world == 1:
+        if self.world == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors]).float() * share
         torch.distributed.all_reduce(flat)

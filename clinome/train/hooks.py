@@ -23,9 +23,9 @@ class EarlyStop:
 
     def after_step(self, state: State, logs: dict[str, float]) -> str | None:
         """Count the validations without a gain."""
-        if self.watch not in logs:
+        if f"validation.{self.watch}" not in logs:
             return None
-        value = self.sign * logs[self.watch]
+        value = self.sign * logs[f"validation.{self.watch}"]
         if self.best is None or value > self.best + self.least:
             self.best, self.waited = value, 0
             return None

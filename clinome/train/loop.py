@@ -267,7 +267,7 @@ def _step(
 
 
 def _record(state: State, drawn: Drawn, validate: Validate | None, settings: Settings, processes: Processes) -> Logs:
-    """Validate, keep the best weights, and add a record to the history; return the validation's metrics."""
+    """Validate, keep the best weights, and add a record to the history; return the metrics, named 'validation.<metric>'."""
     found: Logs = {}
     if processes.world > 1:  # batch statistics are each process's own: the mean of them is validated and saved
         processes.mean([b for b in state.model.buffers() if b.is_floating_point()], 1 / processes.world)
@@ -287,6 +287,7 @@ def _record(state: State, drawn: Drawn, validate: Validate | None, settings: Set
     steps = state.sums.pop("steps")
     means = {name: total / steps for name, total in state.sums.items()}
     rate = state.peaks[0] * state.schedule(state.step - 1)
+    found = {f"validation.{name}": value for name, value in found.items()}
     state.history.append({"step": state.step, "epoch": drawn.epoch, "learning_rate": rate, **means, **found})
     state.sums = {}
     return found

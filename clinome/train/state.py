@@ -42,7 +42,7 @@ class Hook(Protocol):
     name: str
 
     def after_step(self, state: State, logs: dict[str, float]) -> str | None:
-        """Look at the state and the step's logs (with the validation's when there was one); a reason stops the training."""
+        """Look at the state and the step's logs (with 'validation.<metric>' when there was one); a reason stops the training."""
 
     def saved(self) -> dict[str, Any]:
         """Return what the hook needs to go on, as JSON values."""
@@ -72,7 +72,7 @@ class State:
     mode
         Precision and layout that were chosen; None before the first step.
     history
-        One record a validation: step, epoch, learning_rate, means of the logs since the last record, validation metrics.
+        One record a validation: step, epoch, learning_rate, means of the logs since the last record, 'validation.<metric>'.
     sums
         Sums of the logs since the last record, and how many steps they cover under 'steps'.
     stopped

@@ -1,0 +1,125 @@
+"""Precision, layout and devices: the forward pass alone changes, the caller's network is left as it was."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clinome.core.errors import StudyError
+from clinome.train import devices
+from clinome.train.devices import Mode, arrange, choose_device, join_processes, low_precision, moved, quickest
+
+
+class Pair(NamedTuple):
+    a: Tensor
+    b: dict[str, Tensor]
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Pair:
+        y = self.norm(self.convolution(x))
+        return Pair(y, {"sum": y.sum()})
+
+
+def test_outputs_of_low_precision_are_float32_and_near() -> None:
+    model, x = Two().eval(), torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    exact = model(x)
+    with low_precision(model):
+        near = model(x)
+    assert isinstance(near, Pair)
+    assert near.a.dtype == near.b["sum"].dtype == torch.float32
+    assert not torch.equal(near.a, exact.a)
+    torch.testing.assert_close(near.a, exact.a, rtol=0.02, atol=0.02)
+    assert torch.equal(model(x).a, exact.a)
+
+
+def test_the_quickest_mode_leaves_weights_statistics_and_layout() -> None:
+    model, x = Two().train(), torch.randn(4, 3, 16, 16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    passes = 0
+
+    def run() -> None:
+        nonlocal passes
+        passes += 1
+        model(x).a.sum().backward()
+
+    found = quickest(model, run)
+    assert passes >= 6
+    assert found in {Mode(a, b) for a in (False, True) for b in (False, True)}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert model.convolution.weight.is_contiguous()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_quickest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, clock = Two(), [0.0]
+    cost = {(False, False): 4.0, (True, False): 100.0, (False, True): 3.0, (True, True): 1.0}
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: clock[0])
+
+    def run() -> None:
+        last = model.convolution.weight.is_contiguous(memory_format=torch.channels_last)
+        clock[0] += cost["forward" in vars(model), last]
+
+    assert quickest(model, run) == Mode(bfloat16=True, channels_last=True)
+    assert clock[0] == 3 * 4 + 100 + 3 * 3 + 3 * 1  # what is far slower at first is not timed again
+
+
+def test_arranging_is_undone() -> None:
+    model = Two()
+    arrange(model, Mode(channels_last=True))
+    assert model.convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    arrange(model, Mode())
+    assert model.convolution.weight.is_contiguous()
+
+
+def test_batches_of_every_shape_move() -> None:
+    batch = Pair(torch.zeros(2), {"x": torch.ones(1)})
+    there = moved((batch, [torch.zeros(1)], "text"), torch.device("cpu"))
+    assert isinstance(there[0], Pair)
+    assert there[2] == "text"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(StudyError, match=r"(?s)no GPU.*--device auto"):
+        choose_device("gpu")
+    assert choose_device("auto").type == "cpu"
+
+
+def test_what_is_no_device() -> None:
+    with pytest.raises(StudyError, match=r"(?s)no device.*tpu"):
+        choose_device("tpu")
+
+
+def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    with join_processes() as mine:
+        assert mine == (0, 1)
+
+
+def test_variables_of_slurm() -> None:
+    known = {
+        "SLURM_PROCID": "3",
+        "SLURM_NTASKS": "8",
+        "SLURM_LOCALID": "1",
+        "SLURM_JOB_NODELIST": "gpu[03-06]",
+        "SLURM_JOB_ID": "77",
+    }
+    assert devices._from_slurm(known) == {
+        "RANK": "3",
+        "WORLD_SIZE": "8",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "gpu03",
+        "MASTER_PORT": "20077",
+    }
+    assert devices._from_slurm({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == {}
