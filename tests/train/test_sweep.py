@@ -1,0 +1,77 @@
+"""Sweeps: a known optimum is approached, a killed sweep ends as a whole one, failures are kept and named."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from clinome.core.errors import NotConverged, StudyError
+from clinome.train.sweep import Choice, Range, sweep
+
+SPACE = {"rate": Range(1e-5, 1.0, log=True), "width": Range(1, 9, whole=True), "kind": Choice(("good", "bad"))}
+
+
+def value(settings: dict[str, Any]) -> float:
+    return -((math.log10(settings["rate"]) + 2) ** 2) - 0.1 * (settings["width"] - 5) ** 2 - 3 * (settings["kind"] == "bad")
+
+
+def test_the_best_is_near_the_optimum_and_first(tmp_path: Path) -> None:
+    found = sweep(value, SPACE, trials=40, out=tmp_path, seed=1)
+    assert found.height == 40
+    assert found["value"].to_list() == sorted(found["value"], reverse=True)
+    best = found.row(0, named=True)
+    assert best["kind"] == "good"
+    assert abs(math.log10(best["rate"]) + 2) < 1
+    assert 3 <= best["width"] <= 7
+    assert pl.read_parquet(tmp_path / "trials.parquet").equals(found)
+
+
+def test_a_sweep_that_was_killed_ends_as_a_whole_one(tmp_path: Path) -> None:
+    whole = sweep(value, SPACE, trials=14, out=tmp_path / "whole", seed=3)
+    tried: list[dict[str, Any]] = []
+
+    def dies(settings: dict[str, Any]) -> float:
+        tried.append(settings)
+        if len(tried) == 9:
+            raise KeyboardInterrupt
+        return value(settings)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(dies, SPACE, trials=14, out=tmp_path / "cut", seed=3)
+    again = sweep(dies, SPACE, trials=14, out=tmp_path / "cut", seed=3)
+    assert again.equals(whole)
+    assert len(tried) == 15  # the trial in hand is tried again, the eight before it are not
+
+
+def test_a_training_that_does_not_converge_is_a_failed_trial(tmp_path: Path) -> None:
+    def fails(settings: dict[str, Any]) -> float:
+        if settings["kind"] == "bad":
+            raise NotConverged("the loss is no longer finite")
+        return value(settings)
+
+    found = sweep(fails, SPACE, trials=12, out=tmp_path, seed=2)
+    failed = found.filter(pl.col("failure").is_not_null())
+    assert failed.height > 0
+    assert set(failed["failure"]) == {"the loss is no longer finite"}
+    assert failed["value"].null_count() == failed.height
+    assert set(failed["kind"]) == {"bad"}
+
+
+def test_lower_may_be_better(tmp_path: Path) -> None:
+    found = sweep(lambda settings: -value(settings), SPACE, trials=6, out=tmp_path, higher_is_better=False)
+    assert found["value"].to_list() == sorted(found["value"])
+
+
+def test_a_folder_of_another_sweep(tmp_path: Path) -> None:
+    sweep(value, SPACE, trials=1, out=tmp_path, seed=1)
+    with pytest.raises(StudyError, match=r"(?s)another space or seed.*choose another folder"):
+        sweep(value, SPACE, trials=1, out=tmp_path, seed=2)
+
+
+def test_nothing_to_vary(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="needs settings to vary"):
+        sweep(value, {}, trials=3, out=tmp_path)
