@@ -27,7 +27,7 @@ _BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
-def norm(kind: Norm, channels: int, dims: int) -> nn.Module:
+def norm(kind: Norm, channels: int, dims: int, *, eps: float = 1e-5) -> nn.Module:
     """Return a normalisation layer with a learned scale and shift per channel, for maps of shape (n, channels, …).
 
     Parameters
@@ -38,6 +38,8 @@ def norm(kind: Norm, channels: int, dims: int) -> nn.Module:
         Channels of the maps.
     dims
         1, 2 or 3 axes of space.
+    eps
+        Added to the variance before it divides.
 
     Raises
     ------
@@ -47,9 +49,9 @@ def norm(kind: Norm, channels: int, dims: int) -> nn.Module:
     if dims not in _BATCH:
         raise StudyError("maps have one, two or three axes of space", got=dims)
     if kind == "batch":
-        return _BATCH[dims](channels)
+        return _BATCH[dims](channels, eps=eps)
     if kind == "instance":
-        return _INSTANCE[dims](channels, affine=True)
+        return _INSTANCE[dims](channels, eps=eps, affine=True)
     if kind == "group":
-        return nn.GroupNorm(gcd(32, channels // 2) if channels % 2 == 0 else 1, channels)
+        return nn.GroupNorm(gcd(32, channels // 2) if channels % 2 == 0 else 1, channels, eps=eps)
     raise StudyError("a network's normalisation is not one of those there are", got=kind, expected="batch, group or instance")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,8 @@ NAMES = sorted(
     if path.name != "__init__.py"
 )
 MEMORISED = 0.5  # of the loss at the start, which 16 examples of noise must fall below …
-STEPS = 150  # … within so many steps of Adam on all of them
+STEPS = 150  # … within so many steps of Adam on all of them …
+SECONDS = 3.0  # … of one processor core
 
 
 @pytest.fixture(params=NAMES)
@@ -93,10 +95,9 @@ def test_a_row_for_each_example_and_all_finite(found: ModuleType) -> None:
 
 
 def test_features_are_a_vector_of_the_length_it_says(found: ModuleType) -> None:
-    if not hasattr(found.Model, "features"):
+    config, model = found.Config.tiny(), make(found).eval()
+    if not hasattr(model, "features"):
         return
-    config = found.Config.tiny()
-    model = make(found).eval()
     length = model.n_features if hasattr(model, "n_features") else config.n_features
     assert model.features(*found.example(config, 3).inputs).shape == (3, length)
 
@@ -117,12 +118,14 @@ def test_memorises_sixteen_examples_of_noise(found: ModuleType) -> None:
         model = make(found).train()
         optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
         values: list[float] = []
+        start = time.process_time()
         while len(values) < STEPS and (not values or values[-1] > MEMORISED * values[0]):
             value = found.loss(model(*example.inputs), example.target)
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
             values.append(float(value.detach()))
+    assert time.process_time() - start < SECONDS, "make Config.tiny() or its example() smaller"
     assert values[0] > 0, "the contract compares losses by their ratio: let the least possible loss be 0"
     assert values[-1] <= MEMORISED * values[0], f"the loss went from {values[0]:.3g} to {values[-1]:.3g} in {len(values)} steps"
 
