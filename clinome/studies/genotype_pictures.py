@@ -9,14 +9,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.files import replacing
-from clinome.core.progress import track
 from clinome.core.schema import GENOTYPE_PICTURES, check
+from clinome.explain.traversal import weighted_means
 from clinome.formats.genotypes import Genotypes
 from clinome.formats.picture import write_picture
 from clinome.report.loci import FEWEST
 from clinome.stats.residuals import prepare, span
 
-_CHUNK = 512  # pictures held as floats at a time
 _STRETCH = 100.0  # grey levels that the largest difference is stretched to
 
 
@@ -51,8 +50,7 @@ def average_pictures(
     ids = genotypes.samples["participant_id"].gather(people).to_list()
     column = {person: i for i, person in enumerate(ids)}
     of = np.array([column.get(owner, -1) for owner in owners])
-    per_person = np.bincount(of[of >= 0], minlength=len(ids))
-    seen = per_person > 0
+    seen = np.bincount(of[of >= 0], minlength=len(ids)) > 0
     weights, members = [], []
     for row in variant_rows:
         block = genotypes.read(np.array([row]), people)
@@ -63,8 +61,7 @@ def average_pictures(
             weights.append(chosen / max(members[-1], 1))
         (group,) = prepare(np.where(seen, copies, np.nan)[:, None], span(covariates)).groups
         weights.append(2 * group.residuals[:, 0] / max(float(group.sum_of_squares[0]), 1e-9))
-    share = np.where(of >= 0, 1.0 / np.maximum(per_person, 1)[np.maximum(of, 0)], 0.0)
-    means = _weighted_means(np.array(weights)[:, np.maximum(of, 0)] * share, pixels)
+    means = weighted_means(np.array(weights), of, pixels)
     rows = []
     for i, locus in enumerate(loci.iter_rows(named=True)):
         effect, other = locus["effect_allele"], locus["other_allele"]
@@ -83,15 +80,6 @@ def average_pictures(
     with replacing(out / "genotype_pictures.parquet") as temporary:
         table.write_parquet(temporary)
     return table
-
-
-def _weighted_means(weights: NDArray[np.float64], pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return Σ weight × picture, shape (n_means, height, width, 3), in one pass over the pictures."""
-    total = np.zeros((len(weights), int(np.prod(pixels.shape[1:]))))
-    for start in track(range(0, len(pixels), _CHUNK), "average pictures"):
-        chunk = pixels[start : start + _CHUNK].reshape(-1, total.shape[1]).astype(np.float32)
-        total += weights[:, start : start + _CHUNK].astype(np.float32) @ chunk
-    return total.reshape(len(weights), *pixels.shape[1:])
 
 
 def _save(

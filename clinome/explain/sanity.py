@@ -1,0 +1,102 @@
+"""Does an explanation depend on what the model has learned? Randomise the model's parameters and see whether the map changes.
+
+Some maps that look convincing are edge detectors: they stay the same when the network's weights are replaced by noise (Adebayo
+2018). The test replaces parameters layer by layer, from the output down ('cascade') or one layer at a time ('each'), and
+compares the map with the one of the trained model by Spearman's rank correlation of its size. A method passes when the
+correlation falls towards zero; one that does not must not be shown as an explanation of this model.
+
+References
+----------
+Adebayo J, Gilmer J, Muelly M, Goodfellow I, Hardt M, Kim B. Sanity checks for saliency maps. NeurIPS (2018), arXiv:1810.03292.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from clinome.core.errors import NotConverged
+
+
+class Randomised(NamedTuple):
+    """How alike maps stay as a model is randomised.
+
+    Attributes
+    ----------
+    layers
+        Modules in the order in which they were randomised (from the output down).
+    similarity
+        Spearman correlation of |map| with that of the model as given, shape (n_layers, n); NaN for a map that is constant.
+    """
+
+    layers: list[str]
+    similarity: NDArray[np.float64]
+
+    def require(self, at_most: float = 0.5) -> None:
+        """Raise NotConverged when the mean correlation with everything randomised (the last row) is above ``at_most``.
+
+        Nothing can be concluded from maps that are all constant, and that is raised too. In a test of 'each' every row must
+        stay below.
+        """
+        last = np.nanmean(self.similarity[-1]) if np.isfinite(self.similarity[-1]).any() else np.nan
+        if not last <= at_most:
+            raise NotConverged(
+                "the maps hardly depend on what the model has learned",
+                where=f"{len(self.layers)} layers randomised",
+                got=f"a rank correlation of {last:.2f} with the map of the trained model",
+                expected=f"at most {at_most:.2f}",
+                do="do not show this method's maps as an explanation of this model",
+            )
+
+
+def randomise_model(
+    model: nn.Module,
+    inputs: Tensor,
+    attribute: Callable[[nn.Module, Tensor], Tensor],
+    *,
+    generator: torch.Generator,
+    order: Literal["cascade", "each"] = "cascade",
+) -> Randomised:
+    """Compare maps of ``model`` with maps of copies whose parameters are randomised; the model itself is not touched.
+
+    Parameters
+    ----------
+    attribute
+        The method under test: from a model and ``inputs`` (n, …) to maps (n, …), always of one shape. Let it mark, not raise
+        (``integrated_gradients(..., when_missed='mark')``): a random model may be harder to integrate.
+    generator
+        Of the random parameters, on the CPU. Each parameter is drawn anew from the normal distribution with its own mean and
+        standard deviation, so that the signal keeps its size; a parameter of one value, or whose values are all equal, stays.
+    order
+        'cascade' randomises the output layer, then also the one below it, and so on to the input; 'each' one at a time.
+    """
+    layers = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))][::-1]
+    before = attribute(model, inputs)
+    changed = copy.deepcopy(model)
+    rows = []
+    for name in layers:
+        if order == "each":
+            changed = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in changed.get_submodule(name).parameters(recurse=False):
+                draws = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+                parameter.copy_(parameter.mean() + draws * parameter.std(correction=0))
+        rows.append(_alike(before, attribute(changed, inputs)))
+    return Randomised(layers, np.array(rows).reshape(len(layers), len(inputs)))
+
+
+def _alike(first: Tensor, second: Tensor) -> NDArray[np.float64]:
+    """Return the Spearman correlation of the sizes of two maps of each example, shape (n,)."""
+    result = np.full(len(first), np.nan)
+    for row, (one, other) in enumerate(zip(first, second, strict=True)):
+        ranks = [rankdata(values.detach().abs().double().cpu().numpy().ravel()) for values in (one, other)]
+        if all(np.ptp(values) > 0 for values in ranks):
+            result[row] = np.corrcoef(*ranks)[0, 1]
+    return result
