@@ -27,13 +27,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clinome.core.errors import StudyError
 from clinome.nn.example import Example
 from clinome.nn.norms import Norm, norm
-
-UNLABELLED = -1  # of a target: the voxel has no label and weight 0
+from clinome.nn.segmentation_losses import cross_entropy
 
 Steps = tuple[int, int, int]
 
@@ -153,8 +151,9 @@ def loss(output: Tensor | Sequence[Tensor], target: Tensor, *, weight: Tensor | 
         Scores, (n, classes, depth, height, width), or those of several levels, finest first, each counting half as much as the
         finer one before it.
     target
-        Classes, integers of shape (n, depth, height, width); voxels of :data:`UNLABELLED` have weight 0. Where the scores lack the
-        rim of the volume, the target's is left out; for a coarser level every second voxel is taken.
+        Classes, integers of shape (n, depth, height, width); :data:`clinome.nn.segmentation_losses.UNKNOWN` (−1), a voxel without a
+        label, has weight 0. Where the scores lack the rim of the volume, so will the target; a coarser level takes every second
+        voxel of it.
     weight
         Of the classes (the paper lowers background's), shape (classes,).
     """
@@ -163,14 +162,8 @@ def loss(output: Tensor | Sequence[Tensor], target: Tensor, *, weight: Tensor | 
     total = levels[0].new_zeros(())
     for k, scores in enumerate(levels):
         thin = (slice(None, None, have // want) for have, want in zip(finest.shape[1:], scores.shape[2:], strict=True))
-        total = total + 0.5**k * _cross_entropy(scores, finest[:, *thin], weight)
+        total = total + 0.5**k * cross_entropy(scores.float(), finest[:, *thin], class_weights=weight)
     return total / sum(0.5**k for k in range(len(levels)))
-
-
-def _cross_entropy(scores: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    if not bool((target != UNLABELLED).any()):
-        return scores.sum() * 0.0  # a patch without a label teaches nothing; torch's mean of nothing would be NaN
-    return F.cross_entropy(scores.float(), target, weight=weight, ignore_index=UNLABELLED)
 
 
 def _inner(have: Sequence[int], want: Sequence[int]) -> tuple[slice, ...]:

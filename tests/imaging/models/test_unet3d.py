@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clinome.core.errors import StudyError
-from clinome.imaging.models.unet3d import UNLABELLED, Config, Model, example, loss
+from clinome.imaging.models.unet3d import Config, Model, example, loss
+from clinome.nn.segmentation_losses import UNKNOWN
 
 
 def made(config: Config, seed: int = 0) -> Model:
@@ -86,7 +87,7 @@ def test_dense_loss_is_the_cross_entropy_and_hidden_voxels_neither_count_nor_tea
     weight = torch.tensor([0.2, 1.0, 1.5])
     torch.testing.assert_close(loss(scores, target, weight=weight), F.cross_entropy(scores, target, weight=weight))
     sparse = target.clone()
-    sparse[:, 1::2] = UNLABELLED
+    sparse[:, 1::2] = UNKNOWN
     value = loss(scores, sparse)
     torch.testing.assert_close(value, F.cross_entropy(scores[:, :, ::2], target[:, ::2]))
     (slope,) = torch.autograd.grad(value, scores)
@@ -96,7 +97,7 @@ def test_dense_loss_is_the_cross_entropy_and_hidden_voxels_neither_count_nor_tea
 
 def test_a_patch_without_a_label_gives_zero_not_nan() -> None:
     scores = torch.ones(1, 2, 2, 2, 2, requires_grad=True)
-    value = loss(scores, torch.full((1, 2, 2, 2), UNLABELLED))
+    value = loss(scores, torch.full((1, 2, 2, 2), UNKNOWN))
     value.backward()
     assert value.item() == 0
     assert scores.grad is not None
