@@ -74,6 +74,8 @@ def ranked(curve: Curve) -> Prepare:
     """
 
     def prepare(truth: Array, score: Array, person: NDArray[np.intp], n_participants: int) -> Prepared:
+        if not len(score):
+            return Prepared(float("nan"), lambda counts: np.full(len(counts), np.nan))
         order = np.argsort(score)
         ascending, positive, person = score[order], truth[order].astype(bool), person[order]
         first = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
