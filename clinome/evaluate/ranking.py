@@ -19,6 +19,7 @@ Hanley JA, McNeil BJ. The meaning and use of the area under a receiver operating
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,7 @@ from clinome.evaluate.measuring import Array, Metric, Prepare, Prepared
 
 Weights = NDArray[np.float64]
 Curve = Callable[[Weights, Weights], Weights]  # positives and negatives at each level, lowest score first: (b, n_levels) → (b,)
+Weigh = Callable[[Weights], Iterator[tuple[Weights, Weights]]]  # counts → positives and negatives at each level, in blocks
 _MANY, _LEVELS = 200_000, 1 << 14
 _AT_ONCE = 1 << 22
 _TABLE_PAYS = 25  # a product costs so much less an element than a gather
@@ -39,7 +41,7 @@ def _share(part: Weights, whole: Weights) -> Weights:
     return share
 
 
-def _auroc(positive: Weights, negative: Weights) -> Weights:
+def auroc_curve(positive: Weights, negative: Weights) -> Weights:
     """Share of pairs in which the positive scores higher, ties counted half."""
     below = np.cumsum(negative, axis=1)
     pairs = below[:, -1] * positive.sum(axis=1)
@@ -47,7 +49,7 @@ def _auroc(positive: Weights, negative: Weights) -> Weights:
     return _share(won, pairs)
 
 
-def _average_precision(positive: Weights, negative: Weights) -> Weights:
+def average_precision_curve(positive: Weights, negative: Weights) -> Weights:
     """Precision at every level as a threshold, weighted by the positives found there (no interpolation, as scikit-learn)."""
     found = np.cumsum(positive[:, ::-1], axis=1)
     called = found + np.cumsum(negative[:, ::-1], axis=1)
@@ -67,31 +69,43 @@ def _sensitivity_at(specificity: float) -> Curve:
     return of
 
 
-def ranked(curve: Curve) -> Prepare:
-    """Return how to prepare a metric that is a function of positives and negatives at each level of the score.
+class Ranking(NamedTuple):
+    """Examples sorted by score: positives and negatives at each level (1, n_levels), and the same for counts of people."""
 
-    Truth is 0 or 1 (or False, True), shape (n,); the predictions are scores, shape (n,).
-    """
+    exact: tuple[Weights, Weights]
+    weigh: Weigh
+
+    def prepared(self, curve: Curve) -> Prepared:
+        """Return a metric on these ranks."""
+        return Prepared(
+            float(curve(*self.exact)[0]), lambda counts: np.concatenate([curve(*weights) for weights in self.weigh(counts)])
+        )
+
+
+def rank(truth: Array, score: Array, person: NDArray[np.intp], n_participants: int) -> Ranking:
+    """Sort examples once, for several metrics: truth 0 or 1 (or False, True), scores and the people's codes, all (n,)."""
+    order = np.argsort(score)
+    ascending, positive, person = score[order], truth[order].astype(bool), person[order]
+    new = np.append(True, ascending[1:] != ascending[:-1])
+    level = np.cumsum(new) - 1
+    levels = int(level[-1]) + 1
+    of_positive, of_all = (np.bincount(some, minlength=levels).astype(np.float64) for some in (level[positive], level))
+    if len(order) > _MANY and levels > _LEVELS:
+        coarse = np.flatnonzero(new) * _LEVELS // len(order)
+        level = (np.cumsum(np.append(True, coarse[1:] != coarse[:-1])) - 1)[level]
+    tables = _of_people if n_participants * (level[-1] + 1) <= _TABLE_PAYS * len(order) else _of_rows
+    return Ranking((of_positive[None], (of_all - of_positive)[None]), tables(positive, level, person, n_participants))
+
+
+def ranked(curve: Curve) -> Prepare:
+    """Return how to prepare a metric that is a function of positives and negatives at each level of the score."""
 
     def prepare(truth: Array, score: Array, person: NDArray[np.intp], n_participants: int) -> Prepared:
         if not len(score):
             return Prepared(float("nan"), lambda counts: np.full(len(counts), np.nan))
-        order = np.argsort(score)
-        ascending, positive, person = score[order], truth[order].astype(bool), person[order]
-        first = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
-        level = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(order))))
-        exact = [np.bincount(level[keep], minlength=len(first))[None].astype(np.float64) for keep in (positive, ~positive)]
-        value = float(curve(exact[0], exact[1])[0])
-        if len(order) > _MANY and len(first) > _LEVELS:
-            _, level = np.unique(first[level] * _LEVELS // len(order), return_inverse=True)
-        tables = _of_people if n_participants * (level[-1] + 1) <= _TABLE_PAYS * len(order) else _of_rows
-        weigh = tables(positive, level, person, n_participants)
-        return Prepared(value, lambda counts: np.concatenate([curve(p, n) for p, n in weigh(counts)]))
+        return rank(truth, score, person, n_participants).prepared(curve)
 
     return prepare
-
-
-Weigh = Callable[[Weights], Iterator[tuple[Weights, Weights]]]
 
 
 def _of_people(positive: NDArray[np.bool_], level: Array, person: NDArray[np.intp], n_participants: int) -> Weigh:
@@ -129,8 +143,8 @@ def _of_rows(positive: NDArray[np.bool_], level: Array, person: NDArray[np.intp]
     return weigh
 
 
-AUROC = Metric("auroc", ranked(_auroc))
-AVERAGE_PRECISION = Metric("average_precision", ranked(_average_precision))
+AUROC = Metric("auroc", ranked(auroc_curve))
+AVERAGE_PRECISION = Metric("average_precision", ranked(average_precision_curve))
 
 
 def sensitivity_at_specificity(specificity: float) -> Metric:
