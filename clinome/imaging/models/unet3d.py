@@ -83,6 +83,8 @@ class Config:
             )
         if self.supervised and (not self.padded or self.supervised > levels - 2):
             raise StudyError("coarser levels are scored where convolutions are padded, and above the bottom", got=self)
+        if not self.padded and (self.halvings or self.kernels):
+            raise StudyError("without padding every axis is halved and convolved alike", got=self, do="set padded")
 
     @property
     def steps(self) -> tuple[Steps, ...]:
@@ -101,6 +103,12 @@ class Config:
         for step in self.steps:
             total = [a * b for a, b in zip(total, step, strict=True)]
         return total[0], total[1], total[2]
+
+    @property
+    def margin(self) -> int:
+        """By how many voxels the scores are smaller than the volume on each side: 44 in the paper."""
+        levels = len(self.widths)
+        return 0 if self.padded else sum(4 * 2**level for level in range(levels - 1)) + 2 * 2 ** (levels - 1)
 
     @classmethod
     def nnunet(

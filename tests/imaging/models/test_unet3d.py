@@ -24,6 +24,7 @@ def test_the_paper_network_has_its_parameters_and_scores_the_inner_tile() -> Non
         model = Model(Config())
         scores = model(torch.empty(1, 3, 132, 132, 116))
     assert scores.shape == (1, 3, 44, 44, 28)  # figure 2
+    assert (model.config.margin, Config.tiny().margin) == (44, 0)
     assert sum(p.numel() for p in model.parameters()) - model.scales == 19_069_955  # section 2
 
 
@@ -127,5 +128,7 @@ def test_sizes_that_cannot_be_halved_are_refused_with_what_to_do() -> None:
         Model(Config.tiny())(torch.zeros(1, 1, 18, 16, 16))
     with pytest.raises(StudyError, match="two levels or more"):
         Config(widths=(8, 16), halvings=((2, 2, 2), (2, 2, 2)))
+    with pytest.raises(StudyError, match="alike"):
+        Config(halvings=((1, 2, 2),) * 3)
     with pytest.raises(StudyError, match="padded"):
         Config(supervised=1)
