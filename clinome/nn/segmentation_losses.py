@@ -21,6 +21,7 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +130,29 @@ def dice_cross_entropy(
     """Return cross entropy plus ``dice`` times soft Dice of the classes other than background: the loss of nnU-Net."""
     loss = cross_entropy(scores, target, weight)
     return loss + dice * soft_dice(scores, target, weight, over_batch=over_batch) if dice else loss
+
+
+def over_levels(output: Tensor | Sequence[Tensor], target: Tensor, *, dice: float = 1.0) -> Tensor:
+    """Return :func:`dice_cross_entropy` of a network that may score several levels of resolution, finest first.
+
+    Each level counts half as much as the one before; the labels of a coarser one are those nearest to its pixels' middles. (Deep
+    supervision: Lee CY et al. Deeply-supervised nets. AISTATS (2015), arXiv:1409.5185.)
+
+    Parameters
+    ----------
+    output
+        Scores (n, classes, *spatial), or of each level.
+    target
+        Classes with unknowns at the finest level, shape (n, *spatial).
+    """
+    levels = [output] if isinstance(output, Tensor) else list(output)
+    total = levels[0].new_zeros(())
+    for k, scores in enumerate(levels):
+        at_level = target
+        if scores.shape[2:] != target.shape[1:]:
+            at_level = F.interpolate(target[:, None].float(), size=scores.shape[2:], mode="nearest-exact")[:, 0].long()
+        total = total + 0.5**k * dice_cross_entropy(scores, at_level, dice=dice)
+    return total / sum(0.5**k for k in range(len(levels)))
 
 
 def border_weights(instances: NDArray[np.integer], *, height: float = 10.0, sigma: float = 5.0) -> NDArray[np.float32]:

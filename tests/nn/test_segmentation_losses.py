@@ -15,6 +15,7 @@ from clinome.nn.segmentation_losses import (
     cross_entropy,
     dice_cross_entropy,
     focal,
+    over_levels,
     shares,
     soft_dice,
 )
@@ -113,3 +114,13 @@ def test_border_weights_are_the_papers() -> None:
     assert_allclose(weight, by_hand, atol=0.004)
     assert (border_weights(np.zeros((5, 5), int)) == 1).all()
     assert (border_weights((instances == 1).astype(int)) == 1).all()  # one object has nothing to be kept apart from
+
+
+def test_levels_count_half_as_much_each() -> None:
+    scores, target = drawn(8, 8)
+    coarse, _ = drawn(4, 4, seed=2)
+    found = over_levels((scores, coarse), target, dice=0.5)
+    at_coarse = target[:, 1::2, 1::2]  # of two pixels the nearer to the middle is a tie: the second
+    expected = dice_cross_entropy(scores, target, dice=0.5) + dice_cross_entropy(coarse, at_coarse, dice=0.5) / 2
+    torch.testing.assert_close(found, expected / 1.5)
+    torch.testing.assert_close(over_levels(scores, target), dice_cross_entropy(scores, target))
