@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from clinome.nn.losses import nt_xent
+from clinome.core.errors import SchemaError
+from clinome.nn.losses import nt_xent, supervised
 
 
 def by_hand(z: torch.Tensor, groups: list[int], temperature: float) -> float:
@@ -43,3 +44,12 @@ def test_groups_of_one_add_no_term_and_gradients_are_finite() -> None:
     nt_xent(z, torch.tensor([0, 0, 1])).backward()
     assert torch.isfinite(z.grad).all()
     assert z.grad.abs().sum() > 0
+
+
+def test_supervised_takes_classes_and_numbers_and_refuses_to_broadcast() -> None:
+    scores = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert_close(supervised(scores, torch.tensor([0, 0])), torch.tensor(by_hand))
+    assert_close(supervised(scores, torch.tensor([[2.0, 0.0], [0.0, 3.0]])), torch.tensor(1.0))
+    with pytest.raises(SchemaError, match=r"\(2,\)(.|\n)*\(2, 2\)"):
+        supervised(scores, torch.tensor([0.5, 1.0]))

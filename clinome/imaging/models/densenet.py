@@ -120,9 +120,6 @@ class Features(nn.Module):
                 channels //= 2
         self._then(f"norm{len(config.blocks) + 1}", norm(config.norm, channels, config.dims))
         self.n_features = channels
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight)
         self.pool = pooling(config.pool, channels, dims=config.dims)
 
     def _then(self, name: str, module: nn.Module) -> None:
@@ -153,6 +150,9 @@ class Model(nn.Module):
         self.classifier = nn.Linear(self.n_features, config.outputs) if config.outputs else nn.Identity()
         if isinstance(self.classifier, nn.Linear):
             nn.init.zeros_(self.classifier.bias)
+        for name, module in self.features.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d) and not name.startswith("pool."):
+                nn.init.kaiming_normal_(module.weight)
 
     def maps(self, x: Tensor) -> Tensor:
         """Return the last maps, before pooling: (n, n_features, …), for Grad-CAM."""

@@ -238,11 +238,10 @@ class Model(nn.Module):
         self.pool = pooling(config.pool, channels)
 
     def _start(self) -> None:
-        """Draw initial weights as torchvision does: normal, cut at 2, with spread 0.1 but for two layers of the auxiliary head."""
-        narrow = {"AuxLogits.conv1.conv": 0.01, "AuxLogits.fc": 0.001}
+        """Draw initial weights as torchvision does: normal, cut at 2, with spread 0.1 (0.001 in the auxiliary head's fc)."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=narrow.get(name, 0.1), a=-2, b=2)
+                nn.init.trunc_normal_(module.weight, std=0.001 if name == "AuxLogits.fc" else 0.1, a=-2, b=2)
 
     def _cells(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the last maps and the auxiliary output, which only a training network with that head has."""
