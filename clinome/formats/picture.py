@@ -1,7 +1,9 @@
-"""PNG and JPEG pictures: bytes on disk to and from arrays of 8-bit red, green and blue.
+"""PNG, JPEG and TIFF pictures: bytes on disk to and from arrays.
 
-Every picture comes out alike, whatever its file holds: greyscale and palettes become three channels, 16-bit values are
-scaled to 8 bits, transparent pixels are laid over black, and a photograph that its EXIF tag calls rotated is turned upright.
+:func:`read_picture` makes every picture alike, whatever its file holds: 8-bit red, green and blue. Greyscale and palettes become
+three channels, 16-bit values are scaled to 8 bits. :func:`read_native` keeps depth and channels: a 16-bit radiograph stays one
+channel of uint16. In both, transparent pixels are laid over black, a photograph that its EXIF tag calls rotated is turned upright,
+and a TIFF that calls low values white is made bright where it is white.
 
 >>> import tempfile, numpy as np
 >>> path = Path(tempfile.mkdtemp()) / "red.png"
@@ -15,8 +17,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +31,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 LARGEST = 89_478_485  # pixels; a file that promises more is taken for a decompression bomb (Pillow warns from here on)
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0  # TIFF's tag, and its value for inverted greyscale
 _BROKEN = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, EOFError, struct.error, zlib.error)
 
 
+def is_picture(first: bytes) -> bool:
+    """Tell from the first 8 bytes of a file whether it is a picture that is read here."""
+    return any(first.startswith(signature) for signature in _SIGNATURES)
+
+
 def read_picture(path: str | Path, *, at_least: int | None = None) -> NDArray[np.uint8]:
-    """Read a PNG or JPEG file whole.
+    """Read a PNG, JPEG or TIFF file whole as 8-bit colours.
 
     Parameters
     ----------
@@ -41,7 +50,7 @@ def read_picture(path: str | Path, *, at_least: int | None = None) -> NDArray[np
         The file; its first bytes, not its name, say which format it is.
     at_least
         Lets a large JPEG be decoded at 1/2, 1/4 or 1/8 of its size (several times faster) as long as both sides keep this
-        many pixels. PNG has no such short cut.
+        many pixels. The other formats have no such short cut.
 
     Returns
     -------
@@ -50,17 +59,35 @@ def read_picture(path: str | Path, *, at_least: int | None = None) -> NDArray[np
     Raises
     ------
     FormatError
-        When the file is absent, is neither PNG nor JPEG, is truncated or corrupt (the checksums of PNG chunks are compared),
-        or promises more than 89 million pixels.
+        When the file is absent, is none of these formats, is truncated or corrupt (the checksums of PNG chunks are compared),
+        holds several pages, or promises more than 89 million pixels.
     """
+    return _read(Path(path), _rgb, at_least)
+
+
+def read_native(path: str | Path) -> NDArray[Any]:
+    """Read a PNG, JPEG or TIFF file whole in its own depth.
+
+    Returns
+    -------
+    Pixels, shape (height, width, channels): 1 channel of grey or 3 of red, green and blue; uint8, or uint16, int32 or float32
+    where the file's greyscale is deeper.
+
+    Raises
+    ------
+    FormatError
+        As :func:`read_picture`, and for colours of 16 bits a channel, which would be cut to 8.
+    """
+    return _read(Path(path), _native, None)
+
+
+def _read(path: Path, decode: Callable[[PilImage], NDArray[Any]], at_least: int | None) -> NDArray[Any]:
     image_module = need("PIL.Image", "imaging")
-    path = Path(path)
     content = _bytes(path)
     kind = next((name for signature, name in _SIGNATURES.items() if content.startswith(signature)), None)
     if kind is None:
-        raise FormatError(
-            "the picture is neither PNG nor JPEG", where=path, got=f"first bytes {content[:8]!r}", do="convert it to PNG"
-        )
+        got = f"first bytes {content[:8]!r}" if content else "0 bytes"
+        raise FormatError("the picture is neither PNG, JPEG nor TIFF", where=path, got=got, do="convert it to PNG")
     try:
         if kind == "PNG":
             _check_chunks(content)
@@ -73,11 +100,21 @@ def read_picture(path: str | Path, *, at_least: int | None = None) -> NDArray[np
                     expected=f"at most {LARGEST:,} pixels",
                     do="remove its row from the images table, or scale it down",
                 )
+            if getattr(image, "n_frames", 1) > 1:
+                got = f"{image.n_frames} pages"
+                raise FormatError("the picture holds several pages", where=path, got=got, expected="one", do="split it")
             if at_least is not None and kind == "JPEG":
                 image.draft("RGB", (at_least, at_least))
-            return _rgb(image)
+            return decode(image)
     except image_module.DecompressionBombError as error:
         raise FormatError("the picture is too large to be a photograph", where=path, got=str(error)) from error
+    except _Cut as error:
+        raise FormatError(
+            "the picture has 16 bits a colour, which would be cut to 8",
+            where=path,
+            expected="8 bits a colour, or greyscale",
+            do="read it as 8-bit colours (read_picture), or convert it",
+        ) from error
     except _BROKEN as error:
         raise FormatError(
             f"the {kind} picture is truncated or corrupt",
@@ -123,14 +160,53 @@ def _check_chunks(content: bytes) -> None:
     raise ValueError(f"the file ends at byte {len(content)} without an IEND chunk")
 
 
+class _Cut(Exception):
+    """Depth would be lost."""
+
+
 def _rgb(image: PilImage) -> NDArray[np.uint8]:
     """Decode to (height, width, 3), upright, without transparency."""
     upright = need("PIL.ImageOps", "imaging").exif_transpose(image)
     if upright.mode.startswith(("I", "F")):  # 16-bit greyscale
-        wide = np.clip(np.asarray(upright, dtype=np.float64), 0, 65535)
+        wide = np.clip(_bright(image, np.asarray(upright)).astype(np.float64), 0, 65535)
         grey = np.rint(wide / 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        layered = np.asarray(upright.convert("RGBA"), dtype=np.uint16)
-        return ((layered[:, :, :3] * layered[:, :, 3:] + 127) // 255).astype(np.uint8)
+    if _transparent(upright):
+        return _over_black(upright)
     return np.array(upright.convert("RGB"))
+
+
+def _native(image: PilImage) -> NDArray[Any]:
+    """Decode to (height, width, channels), upright, without transparency, in the file's depth."""
+    if any("16" in str(tile[3]) for tile in getattr(image, "tile", ())) and image.mode in ("RGB", "RGBA"):
+        raise _Cut
+    upright = need("PIL.ImageOps", "imaging").exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):
+        values = _bright(image, np.asarray(upright))
+        return np.array(values, dtype=values.dtype.newbyteorder("="))[:, :, None]
+    if _transparent(upright):
+        colours = _over_black(upright)
+        return colours[:, :, :1] if upright.mode == "LA" else colours
+    if upright.mode == "P":
+        colours = np.array(upright.convert("RGB"))
+        return colours[:, :, :1] if (colours == colours[:, :, :1]).all() else colours
+    if upright.mode in ("1", "L"):
+        return np.array(upright.convert("L"))[:, :, None]
+    return np.array(upright.convert("RGB"))
+
+
+def _bright(image: PilImage, values: NDArray[Any]) -> NDArray[Any]:
+    """Mirror deep greyscale whose TIFF calls low values white (Pillow does so for 8 bits only)."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None or tags.get(_PHOTOMETRIC) != _MIN_IS_WHITE or values.dtype.kind != "u":
+        return values
+    return np.iinfo(values.dtype).max - values
+
+
+def _transparent(image: PilImage) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def _over_black(image: PilImage) -> NDArray[np.uint8]:
+    layered = np.asarray(image.convert("RGBA"), dtype=np.uint16)
+    return ((layered[:, :, :3] * layered[:, :, 3:] + 127) // 255).astype(np.uint8)

@@ -15,7 +15,8 @@ pictures (photographs, radiographs, one slice) are left as they are displayed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinome.core.errors import FormatError
+from clinome.formats.dicom import Header, by_series, is_dicom, read_header
+from clinome.formats.dicom_pixels import Window, is_mirrored, read_frames
+from clinome.formats.dicom_series import is_placed, read_volume
+from clinome.formats.nifti import is_nifti, read_nifti, write_nifti
+from clinome.formats.picture import is_picture, read_native
+
+_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS to RAS and back
+_BESIDE = re.compile(  # names of files that may lie among DICOM images and are passed over
+    r"\.(txt|md|csv|tsv|json|xml|html?|pdf|db|ini|inf|log|exe|lnk|zip|png|jpe?g|gif|tiff?|gz|nii|bval|bvec|sha256|md5|parquet|toml)$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,161 @@ class Scan:
     path: Path | None = None
     series: str | None = None
     notes: tuple[str, ...] = ()
+
+
+def read_scan(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    modality: str | None = None,
+    window: Window = False,
+    inverted: bool = False,
+) -> Scan:
+    """Read a NIfTI file, a DICOM file, a folder with a DICOM series, or a picture; the content says which it is.
+
+    Parameters
+    ----------
+    path
+        File or folder; DICOM files of a folder are looked for in its folders too.
+    series
+        SeriesInstanceUID of the series to take, needed where a folder holds several.
+    modality
+        DICOM's code of what is wanted ('CT'); anything else is refused. Files that state none are taken.
+    window
+        DICOM only: False gives the modality's values (Hounsfield units), True maps the file's first window to 0–1, a pair
+        (centre, width) maps that one.
+    inverted
+        The file holds greyscale whose low values are bright and does not say so (films exported so): mirror it within its type.
+
+    Raises
+    ------
+    FormatError
+        One sentence for each of: absent, empty, encrypted or truncated files, unsupported compression, no pixels, another
+        modality, several series, missing or unevenly spaced slices, mixed spacings, sizes or directions.
+    """
+    path = Path(path)
+    if path.is_dir():
+        scan = _from_headers(series_in(path, series=series), path, modality, window)
+    else:
+        scan = _from_file(path, modality, window)
+    return replace(scan, values=_mirrored(scan.values)) if inverted else scan
+
+
+def write_on(path: str | Path, values: NDArray[Any], scan: Scan) -> None:
+    """Write an array that lies on ``scan`` (a segmentation, a map) as NIfTI, on the grid and in the order of the scan's file.
+
+    Parameters
+    ----------
+    values
+        Shape (depth, height, width) or (channels, depth, height, width), as in ``scan.values``.
+
+    Raises
+    ------
+    FormatError
+        When the scan has no place in space: a picture, or a file that does not say where left is.
+    """
+    if scan.grid is None:
+        raise FormatError(
+            "a scan without a place in space cannot be written as NIfTI", where=scan.path, do="save the array as .npy"
+        )
+    several = values if values.ndim == 4 else values[None]
+    laid = on_file_grid(several, scan.grid).transpose(3, 2, 1, 0)
+    write_nifti(path, laid[..., 0] if values.ndim == 3 else laid, _RAS @ scan.grid.affine)
+
+
+def series_in(folder: Path, *, series: str | None = None) -> list[Header]:
+    """Return the headers of the one series in ``folder`` and its folders, or of the one that ``series`` names.
+
+    Raises
+    ------
+    FormatError
+        When there is no DICOM file, or a file that should be DICOM is not (it may be a slice), or several series.
+    """
+    headers = [read_header(file) for file in dicom_files(folder)]
+    groups = by_series(headers)
+    if not groups:
+        raise FormatError("the folder holds no DICOM file", where=folder, do="name a file, or the folder of a series")
+    if series is None and len(groups) == 1:
+        return headers
+    if series in groups:
+        return groups[str(series)]
+    listed = "; ".join(f"{uid} ({found[0].modality}, {sum(len(h.planes) for h in found)} images)" for uid, found in groups.items())
+    what = "the folder holds several series" if series is None else "the folder does not hold that series"
+    raise FormatError(what, where=folder, got=listed, expected=series, do="name one with series=…")
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """List, sorted, the files of ``folder`` and its folders that are DICOM or should be, by content and name."""
+    found = []
+    for file in sorted(folder.rglob("*")):
+        if file.name.startswith(".") or file.name.upper() == "DICOMDIR" or not file.is_file():
+            continue
+        if not _BESIDE.search(file.name) or is_dicom(first_bytes(file)):
+            found.append(file)
+    return found
+
+
+def first_bytes(path: Path) -> bytes:
+    """Return the first 1,024 bytes of a file.
+
+    Raises
+    ------
+    FormatError
+        When it cannot be read or is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.read(1024)
+    except OSError as error:
+        raise FormatError("the file cannot be read", where=path, got=error.strerror, do="check its path") from error
+    if not first:
+        raise FormatError("the file is empty", where=path, got="0 bytes", do="copy the file again")
+    return first
+
+
+def _from_file(path: Path, modality: str | None, window: Window) -> Scan:
+    first = first_bytes(path)
+    if is_nifti(first):
+        volume = read_nifti(path)
+        channels_first = np.moveaxis(volume.values, -1, 0) if volume.values.ndim == 4 else volume.values[None]
+        values = channels_first.transpose(0, 3, 2, 1)
+        if volume.affine is None:
+            return Scan(values, volume.spacing_mm[::-1], path=path, notes=volume.notes)
+        return placed(values, _RAS @ volume.affine, path=path, notes=volume.notes)
+    if is_picture(first):
+        return Scan(np.moveaxis(read_native(path), -1, 0), path=path)
+    return _from_headers([read_header(path)], path, modality, window)
+
+
+def _from_headers(headers: list[Header], path: Path, modality: str | None, window: Window) -> Scan:
+    first = headers[0]
+    if modality is not None and first.modality not in (None, modality):
+        raise FormatError("the scan is of another modality", where=path, got=first.modality, expected=modality)
+    about: dict[str, Any] = {"modality": first.modality, "path": path, "series": first.series}
+    notes = ("grey values were mirrored: the file shows low values as white",) if is_mirrored(first, window) else ()
+    if is_placed(headers):
+        volume = read_volume(headers, where=path, window=window)
+        return placed(volume.values, volume.affine, notes=(*notes, *volume.notes), **about)
+    if len(headers) > 1:
+        raise FormatError(
+            "the series is a set of separate pictures: they do not say where they lie",
+            where=path,
+            got=f"{len(headers)} files",
+            do="read each by its own path",
+        )
+    frames = list(read_frames(first, window=window))
+    if len(frames) == 1:
+        return Scan(np.moveaxis(frames[0], -1, 0), first.planes[0].pixel_mm or None, notes=notes, **about)
+    notes = (*notes, "the frames do not say where they lie; they are in the order of the file")
+    return Scan(np.moveaxis(np.stack(frames), -1, 0), None, notes=notes, **about)
+
+
+def _mirrored(values: NDArray[Any]) -> NDArray[Any]:
+    """Exchange low and high: within the fewest bits, at least 8, that hold whole numbers from 0; otherwise within their range."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind not in "iu" or low < 0:
+        return np.asarray(low + high - values)
+    return np.asarray((1 << max(8, int(high).bit_length())) - 1 - values, values.dtype)
 
 
 def placed(values: NDArray[Any], affine: NDArray[np.float64], **about: Any) -> Scan:

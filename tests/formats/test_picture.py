@@ -100,7 +100,7 @@ def test_a_flipped_bit_in_a_png_is_never_silent(tmp_path_factory: pytest.TempPat
 
 def test_not_a_picture_not_there_and_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(FormatError, match="neither PNG nor JPEG"):
+    with pytest.raises(FormatError, match="neither PNG, JPEG nor TIFF"):
         read_picture(tmp_path / "a.png")
     with pytest.raises(FormatError, match=r"cannot be read(.|\n)*No such file"):
         read_picture(tmp_path / "b.png")
