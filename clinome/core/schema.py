@@ -184,6 +184,26 @@ EXCLUSIONS = Table(
     (_ID, Column("stage", pl.String, "the step of the flow", nullable=False), Column("reason", pl.String, "why", nullable=False)),
     key=("participant_id",),
 )
+LEAKAGE = Table(
+    "leakage",
+    "a check of a split, and the splits in which it found something",
+    (
+        Column(
+            "check",
+            pl.String,
+            "'examples', 'participants', 'families', 'exact_duplicates', 'near_duplicates', 'conflicting_labels', 'sites', 'time'",
+            nullable=False,
+        ),
+        Column("splits", pl.String, "the two splits; empty when nothing was found", nullable=False),
+        Column("n", pl.Int64, "examples, people, families or sites; null when not checked"),
+        Column(
+            "examples", pl.String, "identifiers of up to ten of the examples, of the split that is not learnt from", nullable=False
+        ),
+        Column("severity", pl.String, "'leak', 'warning', 'information', 'clean' or 'not checked'", nullable=False),
+        Column("note", pl.String, "what n counts, or why it was not checked", nullable=False),
+    ),
+    key=(),
+)
 FLOW = Table(
     "flow",
     "a step of the participant flow",
@@ -386,6 +406,7 @@ TABLES: tuple[Table, ...] = (
     GENES,
     SPLITS,
     EXCLUSIONS,
+    LEAKAGE,
     FLOW,
     METRICS,
     PREDICTIONS,

@@ -1,0 +1,382 @@
+"""Who or what stands on both sides of a split: found before training, printed with the result.
+
+A *leak* is what lets a model know a test example beforehand: the same person, family, example or file on two sides. A *warning*
+wants a look: pictures so alike that they may be one picture, or copies that disagree in their label. *Information* is how the split
+is made: sites and dates. A check without its column is ``not checked``, which is not the same as ``clean``.
+
+Near duplicates are pairs of 64-bit fingerprints that differ in few bits. They are found without comparing all pairs: cut into k + r
+pieces, two fingerprints that differ in at most k bits agree in at least r pieces, so it is enough to sort by every choice of r
+pieces and compare neighbours (multi-index hashing); r grows until neighbours are few.
+
+References
+----------
+Kaufman S, Rosset S, Perlich C, Stitelman O. Leakage in data mining: formulation, detection, and avoidance. ACM Transactions on
+Knowledge Discovery from Data 6:15 (2012), doi:10.1145/2382577.2382579.
+Norouzi M, Punjani A, Fleet DJ. Fast exact search in Hamming space with multi-index hashing. IEEE Transactions on Pattern Analysis
+and Machine Intelligence 36:1107–1119 (2014), doi:10.1109/TPAMI.2013.231.
+
+>>> examples = pl.DataFrame({"example_id": ["a", "b", "c"], "participant_id": ["1", "1", "2"], "split": ["train", "test", "test"]})
+>>> report = leakage(examples)
+>>> report.filter(pl.col("severity") == "leak").select("check", "splits", "n", "examples").rows()
+[('participants', 'test, train', 1, 'b')]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinome.core.errors import CohortError, SchemaError
+from clinome.core.schema import LEAKAGE, check
+
+_MOST_PAIRS = 100_000_000  # pairs of fingerprints to compare, at most
+_FEW_PAIRS = 50  # for each fingerprint: few enough not to look for a finer choice of bits
+_SHOWN = 10  # example ids named in a row of the report
+_TRAINING = ("train", "training", "fit")
+Row = tuple[str, str, int | None, str, str, str]
+
+
+def leakage(
+    examples: pl.DataFrame,
+    splits: pl.DataFrame | None = None,
+    *,
+    participants: pl.DataFrame | None = None,
+    targets: Sequence[str] = (),
+    max_distance: int = 4,
+) -> pl.DataFrame:
+    """Check a split; return ``core.schema.LEAKAGE``: a row a check and pair of splits in which something was found.
+
+    Parameters
+    ----------
+    examples
+        example_id, participant_id and what there is of split, ``content_sha256`` (of the file or the pixels), ``fingerprint``
+        (a 64-bit perceptual hash as 16 hexadecimal digits), site, date, family_id and the ``targets``.
+    splits
+        split by example_id or by participant_id; None: ``examples`` have it. Examples without a split are left out.
+    participants
+        ``core.schema.PARTICIPANTS``, for family_id and site where ``examples`` have none.
+    targets
+        Columns of labels, to see whether copies agree.
+    max_distance
+        Bits in which the fingerprints of near duplicates differ at most.
+
+    Returns
+    -------
+    pl.DataFrame
+        ``n`` counts examples (people, for ``participants`` and ``families``), ``examples`` names ten of them.
+
+    Raises
+    ------
+    SchemaError
+        When a needed column is missing or a fingerprint is not of 64 bits.
+    CohortError
+        When no example has a split.
+    """
+    table = _with_split(examples, splits, participants)
+    rows = [*_examples(table), *_groups(table, "participants", "participant_id"), *_groups(table, "families", "family_id")]
+    rows += [*_exact(table), *_near(table, max_distance), *_labels(table, targets, max_distance), *_sites(table), *_time(table)]
+    schema = {column.name: column.dtype for column in LEAKAGE.columns}
+    return check(pl.DataFrame(rows, schema=schema, orient="row"), LEAKAGE)
+
+
+def refuse_leaking(report: pl.DataFrame, *, allow: Collection[str] = ()) -> pl.DataFrame:
+    """Return the report when it has no leak but those of the checks named in ``allow``.
+
+    Raises
+    ------
+    CohortError
+        For any other leak; it names the checks and the word that allows them.
+    ValueError
+        When ``allow`` names an unknown check.
+    """
+    if unknown := set(allow) - set(CHECKS):
+        raise ValueError(f"unknown check {min(unknown)!r}; expected of {', '.join(CHECKS)}")
+    leaks = report.filter((pl.col("severity") == "leak") & ~pl.col("check").is_in(list(allow)))
+    if not leaks.height:
+        return report
+    names = leaks["check"].unique(maintain_order=True).to_list()
+    raise CohortError(
+        "the split leaks: what is learnt on one side is known on the other",
+        got="; ".join(f"{name}: {n:,} in {splits} (e.g. {some})" for name, splits, n, some, *_ in leaks.iter_rows()),
+        expected="no person, family, example or file in two splits",
+        do=f"split again by person and family, without copies; or allow it by name: {', '.join(names)}",
+    )
+
+
+CHECKS = ("examples", "participants", "families", "exact_duplicates", "near_duplicates", "conflicting_labels", "sites", "time")
+
+
+def in_words(report: pl.DataFrame) -> str:
+    """Return the report as lines of text, what matters most first."""
+    order = {"leak": 0, "warning": 1, "information": 2, "not checked": 3, "clean": 4}
+    rows = sorted(report.iter_rows(named=True), key=lambda row: order[row["severity"]])
+    lines = []
+    for row in rows:
+        count = "" if row["n"] is None else f"{row['n']:,} "
+        where = f"in {row['splits']}: " if row["splits"] else ""
+        lines.append(f"{row['severity']:<11}  {row['check']:<18}  {where}{count}{row['note']}".rstrip())
+    return "\n".join(lines)
+
+
+def _with_split(examples: pl.DataFrame, splits: pl.DataFrame | None, participants: pl.DataFrame | None) -> pl.DataFrame:
+    """Return examples with text ids and a split, family and site where known."""
+    for name in ("example_id", "participant_id"):
+        if name not in examples.columns:
+            raise SchemaError(f"column {name!r} is missing", where="the examples", got=", ".join(examples.columns))
+    table = examples.with_columns(pl.col("example_id", "participant_id").cast(pl.String))
+    if splits is not None:
+        key = "example_id" if "example_id" in splits.columns else "participant_id"
+        if "split" not in splits.columns or key not in splits.columns:
+            raise SchemaError("the splits lack a column", got=", ".join(splits.columns), expected="split, and an id")
+        named = splits.select(pl.col(key).cast(pl.String), pl.col("split")).unique(maintain_order=True)
+        table = table.drop("split", strict=False).join(named, on=key, how="left", maintain_order="left")
+    if "split" not in table.columns:
+        raise SchemaError("column 'split' is missing", where="the examples", do="add it, or give a table of splits")
+    if participants is not None:
+        more = [name for name in ("family_id", "site") if name in participants.columns and name not in table.columns]
+        known = participants.select(pl.col("participant_id").cast(pl.String), *more)
+        table = table.join(known, on="participant_id", how="left", maintain_order="left")
+    table = table.filter(pl.col("split").is_not_null()).with_columns(pl.col("split").cast(pl.String))
+    if not table.height:
+        raise CohortError("no example has a split", got=f"{examples.height:,} examples")
+    return table
+
+
+def _not_checked(name: str, column: str) -> Iterator[Row]:
+    yield (name, "", None, "", "not checked", f"there is no column {column!r}")
+
+
+def _pairs(name: str, held: pl.DataFrame, severity: str, note: str, *, count: str = "example_id") -> Iterator[Row]:
+    """Yield a row for every pair of splits that share a ``key``: ``held`` has key, split, example_id and the column to count."""
+    sides = held.group_by("key").agg(pl.col("split").unique())
+    shared = held.join(sides.filter(pl.col("split").list.len() > 1).drop("split"), on="key", how="semi")
+    if not shared.height:
+        yield (name, "", 0, "", "clean", "")
+        return
+    for one, other in combinations(sorted(shared["split"].unique()), 2):
+        here = shared.filter(pl.col("split").is_in([one, other]))
+        both = here.filter(pl.col("split").n_unique().over("key") == 2)
+        if both.height:
+            first = _trained_on(one, other)
+            shown = both.filter(pl.col("split") != first)
+            n = (both if count == "key" else shown)[count].n_unique()
+            yield (name, ", ".join((one, other)), n, _some(shown["example_id"]), severity, note)
+
+
+def _trained_on(one: str, other: str) -> str:
+    """Return which of two splits is learnt from; its examples are not the ones to name."""
+    return one if one.lower() in _TRAINING or other.lower().startswith("test") else other
+
+
+def _some(ids: pl.Series) -> str:
+    return ", ".join(ids.unique(maintain_order=True).head(_SHOWN))
+
+
+def _examples(table: pl.DataFrame) -> Iterator[Row]:
+    """The same example in two splits."""
+    yield from _pairs(
+        "examples", table.select(pl.col("example_id").alias("key"), "split", "example_id"), "leak", "examples in two splits"
+    )
+
+
+def _groups(table: pl.DataFrame, name: str, column: str) -> Iterator[Row]:
+    """The same person or family in two splits."""
+    if column not in table.columns:
+        yield from _not_checked(name, column)
+        return
+    key = pl.col(column).cast(pl.String)
+    held = table.select(key.alias("key"), "split", "example_id").filter(
+        pl.col("key").is_not_null() & ~pl.col("key").is_in(["", "0"])
+    )
+    what = "people" if name == "participants" else "families"
+    yield from _pairs(name, held, "leak", f"{what} in both", count="key")
+
+
+def _exact(table: pl.DataFrame) -> Iterator[Row]:
+    """Files of the same content in two splits."""
+    if "content_sha256" not in table.columns:
+        yield from _not_checked("exact_duplicates", "content_sha256")
+        return
+    held = table.select(pl.col("content_sha256").alias("key"), "split", "example_id").filter(pl.col("key").is_not_null())
+    yield from _pairs("exact_duplicates", held, "leak", "examples whose very content is in the other split too")
+
+
+def _near(table: pl.DataFrame, max_distance: int) -> Iterator[Row]:
+    """Fingerprints that differ in few bits, in two splits."""
+    if "fingerprint" not in table.columns:
+        yield from _not_checked("near_duplicates", "fingerprint")
+        return
+    known = table.filter(pl.col("fingerprint").is_not_null())
+    splits, side = np.unique(known["split"].to_numpy().astype(str), return_inverse=True)
+    names = [str(name) for name in splits]
+    hashes, which = np.unique(_bits(known["fingerprint"]), return_inverse=True)
+    on = np.zeros((len(hashes), len(names)), dtype=bool)  # splits in which a fingerprint, or one near it, occurs
+    on[which, side] = True
+    near = on.copy()
+    try:
+        for a, b in near_pairs(hashes, max_distance=max_distance):
+            np.logical_or.at(near, a, on[b])
+            np.logical_or.at(near, b, on[a])
+    except CohortError as error:
+        yield ("near_duplicates", "", None, "", "not checked", error.what)
+        return
+    found = False
+    ids = known["example_id"]
+    for one, other in combinations(range(len(names)), 2):
+        trained = one if _trained_on(names[one], names[other]) == names[one] else other
+        rows = np.flatnonzero((side == one + other - trained) & near[which, trained])
+        if len(rows):
+            found = True
+            note = f"examples with a fingerprint within {max_distance} bits of one in the other split"
+            yield ("near_duplicates", f"{names[one]}, {names[other]}", len(rows), _some(ids[rows]), "warning", note)
+    if not found:
+        yield ("near_duplicates", "", 0, "", "clean", "")
+
+
+def _labels(table: pl.DataFrame, targets: Sequence[str], max_distance: int) -> Iterator[Row]:
+    """Copies whose labels differ, in whatever split."""
+    columns = [name for name in ("content_sha256", "fingerprint") if name in table.columns]
+    if not columns or not targets:
+        yield ("conflicting_labels", "", None, "", "not checked", "there are no targets, or no content_sha256 and no fingerprint")
+        return
+    found = False
+    for target in targets:
+        known = table.filter(pl.col(target).is_not_null())
+        label = np.unique(known[target].cast(pl.String).to_numpy().astype(str), return_inverse=True)[1]
+        wrong = np.zeros(known.height, dtype=bool)
+        for column in columns:
+            wrong |= _conflicts(known[column], label, max_distance if column == "fingerprint" else None)
+        if wrong.any():
+            found = True
+            ids = known["example_id"].gather(np.flatnonzero(wrong))
+            note = f"examples whose copy has another {target!r}"
+            splits = ", ".join(sorted(known["split"].gather(np.flatnonzero(wrong)).unique()))
+            yield ("conflicting_labels", splits, int(wrong.sum()), _some(ids), "warning", note)
+    if not found:
+        yield ("conflicting_labels", "", 0, "", "clean", "")
+
+
+def _conflicts(column: pl.Series, label: NDArray[np.intp], max_distance: int | None) -> NDArray[np.bool_]:
+    """Tell for each row whether a row of the same content (or a near fingerprint) has another label."""
+    given = column.is_not_null().to_numpy()
+    wrong = np.zeros(len(column), dtype=bool)
+    if not given.any():
+        return wrong
+    values = column.filter(column.is_not_null())
+    keys = values.to_numpy().astype(str) if max_distance is None else _bits(values)
+    distinct, which = np.unique(keys, return_inverse=True)
+    low, high = np.full(len(distinct), len(label)), np.full(len(distinct), -1)
+    np.minimum.at(low, which, label[given])
+    np.maximum.at(high, which, label[given])
+    differs = low != high
+    if max_distance is not None:
+        with suppress(CohortError):  # said by the check of near duplicates; equal fingerprints are compared all the same
+            for a, b in near_pairs(distinct, max_distance=max_distance):
+                apart = (low[a] != low[b]) | (high[a] != high[b])
+                differs[a[apart]] = True
+                differs[b[apart]] = True
+    wrong[given] = differs[which]
+    return wrong
+
+
+def _sites(table: pl.DataFrame) -> Iterator[Row]:
+    """Which sites are on one side only: it says what the split tests, and is no fault."""
+    if "site" not in table.columns:
+        yield from _not_checked("sites", "site")
+        return
+    known = table.filter(pl.col("site").is_not_null())
+    for one, other in combinations(sorted(known["split"].unique()), 2):
+        here, there = (set(known.filter(pl.col("split") == side)["site"].cast(pl.String)) for side in (one, other))
+        note = f"sites in both; {len(here - there)} only in {one}, {len(there - here)} only in {other}"
+        yield ("sites", f"{one}, {other}", len(here & there), "", "information", note)
+
+
+def _time(table: pl.DataFrame) -> Iterator[Row]:
+    """How many examples are earlier than the last that was learnt from."""
+    if "date" not in table.columns:
+        yield from _not_checked("time", "date")
+        return
+    known = table.filter(pl.col("date").is_not_null())
+    trained = [name for name in sorted(known["split"].unique()) if name.lower() in _TRAINING]
+    for side in trained:
+        last = known.filter(pl.col("split") == side)["date"].max()
+        for other in sorted(known["split"].unique()):
+            if other != side:
+                early = known.filter((pl.col("split") == other) & (pl.col("date") < last))
+                note = f"examples of {other} are earlier than the last of {side} ({last!s})"
+                yield ("time", f"{other}, {side}", early.height, _some(early["example_id"]), "information", note)
+    if not trained:
+        yield ("time", "", None, "", "not checked", "no split is named 'train'")
+
+
+def _bits(fingerprints: pl.Series) -> NDArray[np.uint64]:
+    """Return hexadecimal fingerprints as 64-bit numbers."""
+    text = fingerprints.cast(pl.String).str.strip_prefix("0x")
+    wrong = ~text.str.contains(r"^[0-9a-fA-F]{16}$")
+    if wrong.any():
+        raise SchemaError(
+            "a fingerprint is not a hash of 64 bits",
+            where="column 'fingerprint'",
+            got=text.filter(wrong)[0],
+            expected="16 hexadecimal digits",
+        )
+    return np.frombuffer(bytes.fromhex("".join(text)), dtype=">u8").astype(np.uint64)
+
+
+def near_pairs(hashes: NDArray[np.uint64], *, max_distance: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield pairs of places in ``hashes`` (distinct 64-bit numbers) that differ in at most ``max_distance`` bits.
+
+    Pairs come in blocks of two arrays, and may come more than once.
+
+    Raises
+    ------
+    ValueError
+        When ``max_distance`` is not between 0 and 16 (beyond, unrelated pictures are alike).
+    CohortError
+        When the numbers are so alike that nearly all pairs would have to be compared: they tell nothing apart.
+    """
+    if not 0 <= max_distance <= 16:
+        raise ValueError(f"the distance of near duplicates is 0 to 16 bits, got {max_distance}")
+    if max_distance == 0 or len(hashes) < 2:
+        return
+    for key_bits in _keys(hashes, max_distance):
+        order = np.argsort(hashes & key_bits)
+        ordered = hashes[order]
+        key = ordered & key_bits
+        here, apart = np.arange(len(key)), 1
+        while len(here := here[here + apart < len(key)]):
+            here = here[key[here] == key[here + apart]]
+            near = here[np.bitwise_count(ordered[here] ^ ordered[here + apart]) <= max_distance]
+            if len(near):
+                yield order[near], order[near + apart]
+            apart += 1
+
+
+def _keys(hashes: NDArray[np.uint64], max_distance: int) -> list[np.uint64]:
+    """Return the choices of bits by which near pairs agree in at least one, with as few pairs to compare as can be."""
+    best: tuple[int, list[np.uint64]] = (_MOST_PAIRS + 1, [])
+    for agree in (1, 2, 3):
+        pieces = max_distance + agree
+        # Neighbouring bits of a fingerprint go together, so a piece takes every so many-th bit.
+        masks = [np.uint64(sum(1 << bit for bit in range(start, 64, pieces))) for start in range(pieces)]
+        keys = [np.bitwise_or.reduce(np.array(chosen, dtype=np.uint64)) for chosen in combinations(masks, agree)]
+        pairs = 0
+        for key in keys:
+            size = np.unique(hashes & key, return_counts=True)[1]
+            pairs += int((size * (size - 1) // 2).sum())
+            if pairs >= best[0]:
+                break
+        else:
+            best = (pairs, keys)
+        if best[0] <= _FEW_PAIRS * len(hashes):
+            break
+    if not best[1]:
+        raise CohortError(
+            "the fingerprints are so alike that they cannot tell copies from other pictures", got=f"{len(hashes):,} of them"
+        )
+    return best[1]
