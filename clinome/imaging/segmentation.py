@@ -70,8 +70,9 @@ class Recipe:
         Weight of soft Dice (over the batch) beside cross entropy.
     spread, change
         How patches are moved and recoloured.
-    overlap, mirror, quarter_turns
-        Of the sliding window, and the views that a prediction is averaged over (:func:`clinome.imaging.sliding_window.mirrored`).
+    window, overlap, mirror, quarter_turns
+        Of the sliding window (None: sides of a patch), and the views that a prediction is averaged over
+        (:func:`clinome.imaging.sliding_window.mirrored`).
     precision
         Of the network in training; predictions are made in float32.
     validations
@@ -89,6 +90,7 @@ class Recipe:
     dice: float = 1.0
     spread: Spread = field(default_factory=Spread)
     change: Change = field(default_factory=Change)
+    window: tuple[int, ...] | None = None
     overlap: float = 0.5
     mirror: tuple[int, ...] = ()
     quarter_turns: bool = False
@@ -282,7 +284,7 @@ def predict(
     found = sliding_window(
         mirrored(probabilities, recipe.mirror, quarter_turns=recipe.quarter_turns) if views else probabilities,
         preparation.image(case),
-        patch=recipe.patch,
+        patch=recipe.window or recipe.patch,
         overlap=recipe.overlap,
         margin=getattr(model.config, "margin", 0),
         batch=batch or recipe.batch,
