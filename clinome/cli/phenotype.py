@@ -24,8 +24,16 @@ def phenotype(
     ] = "outside",
     outside_fraction: Annotated[float, typer.Option(help="Share of the people who teach the encoder (outside).")] = 0.3,
     encoder: Annotated[
-        str, typer.Option(help="contrastive: a network trained here; pixels: the floor, no training.")
-    ] = "contrastive",
+        str,
+        typer.Option(
+            help="simclr, identity or supervised: a network taught here; transfer: one taught elsewhere; pixels: the floor, none."
+        ),
+    ] = "simclr",
+    network: Annotated[str, typer.Option(help="small (laptop), resnet18, resnet50, inception_v3 or densenet121.")] = "small",
+    weights: Annotated[Path | None, typer.Option(help="File of weights to begin with, or to apply (transfer).")] = None,
+    targets: Annotated[
+        Path | None, typer.Option(help="Table of people with a column a target (supervised; beside identities, identity).")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="How often the network sees every person; the default suits a few thousand.")
     ] = None,
@@ -49,10 +57,11 @@ def phenotype(
     from clinome.formats.table import read_checked, read_table
     from clinome.imaging.embedding import Config, embed
 
-    config = Config(encoder=encoder, training=training, outside_fraction=outside_fraction, dimensions=dimensions)  # type: ignore[arg-type]
+    config = Config(encoder, network, weights, training=training, outside_fraction=outside_fraction, dimensions=dimensions)  # type: ignore[arg-type]
     config = replace(config, size=size, seed=seed, threads=threads, epochs=config.epochs if epochs is None else epochs)
+    learned = None if targets is None else read_table(targets).frame
     people = None if participants is None else read_table(participants).frame.select(pl.col("^(participant_id|family_id)$"))
-    made = embed(read_checked(images, IMAGES), root=images.parent, out=out, config=config, participants=people)
+    made = embed(read_checked(images, IMAGES), root=images.parent, out=out, config=config, participants=people, targets=learned)
     n_people, n_traits = made.phenotypes.height - made.exclusions.height, made.phenotypes.width - 1
     typer.echo(f"{n_people} people, {n_traits} traits: {out / 'phenotypes.parquet'}")
     for reason, count in made.exclusions.group_by("reason").len().sort("reason").iter_rows():

@@ -43,13 +43,13 @@ def assign(seen: Views, family: dict[str, str], *, fractions: dict[str, float], 
     return split(seen.people, [family[p] for p in seen.people], fractions=fractions, seed=seed)
 
 
-def arms(seen: Views, table: pl.DataFrame, *, encoder: str, training: str) -> list[Arm]:
-    """Turn a splits table into encoders."""
+def arms(seen: Views, table: pl.DataFrame, *, taught: bool, training: str) -> list[Arm]:
+    """Turn a splits table into encoders; one that nobody here teaches phenotypes everybody."""
     where = dict(table.select("participant_id", "split").iter_rows())
     label = np.array([where.get(person, "") for person in seen.people])
     nobody = np.array([], dtype=np.int64)
-    if encoder == "pixels":
-        return [Arm("pixels", "", nobody, np.flatnonzero((label != "") & (label != LEARN)))]
+    if not taught:
+        return [Arm("encoder", "", nobody, np.flatnonzero((label != "") & (label != LEARN)))]
     if training == "outside":
         if not {LEARN, PHENOTYPE} <= set(label):
             found = ", ".join(sorted(set(label) - {""})) or "nobody"

@@ -3,7 +3,9 @@
     images table ─decode→ squares ─who may teach?→ encoder ─apply→ features ─average→ people ─few axes→ phenotypes, quality
 
 Beside the network's features stand the plain ones (:mod:`clinome.imaging.floors`): what pixels say already need not be learned.
-``encoder='pixels'`` uses those alone, without training, and nobody is left out: the floor to compare with.
+``encoder='pixels'`` uses those alone, without training, and nobody is left out: the floor to compare with. So does 'transfer', a
+network that was trained on other pictures (transferGWAS, Kirchler 2022, doi:10.1093/bioinformatics/btac369), or on none: random
+weights are a floor that says how much of a network's success is its architecture.
 
 **An encoder never phenotypes a person it has seen** (nor that person's family): what it memorised of them would look like a
 precise phenotype. Either it is trained on people who are then left out of the association (``training='outside'``), or in
@@ -19,13 +21,13 @@ traits of a fold carry its name (``fold1.dim01``) and are null for everyone else
 
 from __future__ import annotations
 
-import json
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import polars as pl
@@ -40,11 +42,11 @@ from clinome.core.provenance import fingerprint
 from clinome.core.schema import EXCLUSIONS, IMAGES, PHENOTYPES, QUALITY, SPLITS, check
 from clinome.imaging.arms import LEARN, PHENOTYPE, Arm, arms, assign, households, refuse_seen
 from clinome.imaging.axes import held_out_scores, person_means, principal_axes, variance_shares
-from clinome.imaging.contrastive import Training, features_of, load_encoder, reproducible, save_encoder, train_encoder
 from clinome.imaging.convert import content_key, squares
 from clinome.imaging.features import Views, views
 from clinome.imaging.floors import WIDTHS as FLOOR_WIDTHS
 from clinome.imaging.floors import floor_features
+from clinome.imaging.learning import Targets, Training, features_of, targets_of, train_encoder, transferred
 from clinome.imaging.quality import quality
 from clinome.imaging.stages import Stages
 from clinome.stats.reliability import Estimate
@@ -59,7 +61,16 @@ class Config:
     Attributes
     ----------
     encoder
-        'contrastive' trains a small network and uses it beside plain pixels; 'pixels' is the floor without training.
+        What a network is taught: 'simclr', 'identity' or 'supervised' (:mod:`clinome.imaging.learning`); 'transfer' applies one
+        that has learned elsewhere; 'pixels' is the floor without a network.
+    network
+        'small' (about 90 pixels, a laptop), 'resnet18', 'resnet50', 'inception_v3' or 'densenet121'.
+    weights
+        A file of weights to begin with (simclr, identity, supervised) or to apply (transfer); without one they are random.
+    views
+        Views of each picture whose features are averaged: 1, or 8 (four rotations, each mirrored too) with 'transfer'.
+    beside_pixels
+        Put the plain features beside the network's.
     training
         'outside' trains on ``outside_fraction`` of the people, who get no phenotype; 'cross-fit' on all but one of ``folds``.
     dimensions
@@ -68,8 +79,8 @@ class Config:
         Side in pixels to which the central square of every picture is scaled.
     mirror
         Flip left eyes so that the nose is on one side in all pictures.
-    epochs, batch_size, learning_rate, temperature
-        Of the training; see :class:`clinome.imaging.contrastive.Training`.
+    epochs, batch_size, learning_rate, temperature, margin, embedding
+        Of the training; see :class:`clinome.imaging.learning.Training`.
     min_reliability
         Above 0, the quality table says of each axis whether its reliabilities reach it (``reliable``); none is dropped.
     seed
@@ -78,7 +89,11 @@ class Config:
         Processor cores to use.
     """
 
-    encoder: Literal["contrastive", "pixels"] = "contrastive"
+    encoder: Literal["simclr", "identity", "supervised", "transfer", "pixels"] = "simclr"
+    network: Literal["small", "resnet18", "resnet50", "inception_v3", "densenet121"] = "small"
+    weights: Path | None = None
+    views: Literal[1, 8] = 1
+    beside_pixels: bool = True
     training: Literal["outside", "cross-fit"] = "outside"
     outside_fraction: float = 0.3
     folds: int = 2
@@ -89,13 +104,20 @@ class Config:
     batch_size: int = 64
     learning_rate: float = 2e-3
     temperature: float = 0.1
+    margin: float = 0.4
+    embedding: int = 128
     min_reliability: float = 0.0
     seed: int = 1
     threads: int = 2
 
+    @property
+    def is_taught(self) -> bool:
+        """Whether people teach the encoder, who must then be kept out of the association."""
+        return self.encoder not in ("pixels", "transfer")
+
     def sides(self) -> dict[str, float]:
         """Return the splits to make and the share of people in each; without training nobody has to be kept out."""
-        if self.encoder == "pixels":
+        if not self.is_taught:
             return {PHENOTYPE: 1.0}
         if self.training == "outside":
             return {LEARN: self.outside_fraction, PHENOTYPE: 1 - self.outside_fraction}
@@ -132,6 +154,7 @@ def embed(
     config: Config | None = None,
     participants: pl.DataFrame | None = None,
     splits: pl.DataFrame | None = None,
+    targets: pl.DataFrame | None = None,
     pictures_in: Path | None = None,
 ) -> Embedding:
     """Make phenotypes of everyone in ``images``; each step is found again when nothing it depends on has changed.
@@ -150,6 +173,8 @@ def embed(
     splits
         ``core.schema.SPLITS``, to choose the sides yourself: 'encoder' and 'association' for ``training='outside'``, any two
         or more folds for 'cross-fit'. People it does not name are neither seen nor phenotyped.
+    targets
+        ``participant_id`` and a column a target: what 'supervised' learns, and 'identity' beside identities.
     pictures_in
         The folder that keeps the decoded pictures, when another call has decoded them there; ``out`` otherwise.
 
@@ -161,10 +186,12 @@ def embed(
         When someone, or a family, would be phenotyped by an encoder that saw them; too few people.
     NotConverged
         When the loss stops being finite or the features do not support as many axes as asked for.
+    TraitError
+        When a target does not vary in the people who teach.
     StudyError
         For a setting out of range.
     """
-    config = _checked(config or Config())
+    config = _checked(config or Config(), targets)
     images = check(images, IMAGES)
     stages = Stages(usable_folder(out))
     clock = _Clock()
@@ -173,19 +200,20 @@ def embed(
     seen = views(images)
     everyone, family = households(seen, participants)
     table = assign(seen, family, fractions=config.sides(), seed=config.seed) if splits is None else check(splits, SPLITS)
-    sides = arms(seen, table, encoder=config.encoder, training=config.training)
+    sides = arms(seen, table, taught=config.is_taught, training=config.training)
     for arm in sides:
         refuse_seen(arm, seen, family)
 
     key = fingerprint(clinome.__version__, digest, seen.people, seen.person.tolist(), seen.eye.tolist(), seen.visit.tolist())
-    losses: dict[str, list[float]] = {}
+    losses: dict[str, list[float]] = {arm.name: [] for arm in sides}
     features: dict[str, Features] = {}
     for arm in sides:
         with clock.timing(f"train {arm.name}"):
-            made = _encoder(arm, pixels, seen, stages, config, key)
-        losses[arm.name] = json.loads((stages.folder / f"{arm.name}.json").read_text())["losses"] if made else []
+            made = _encoder(arm, pixels, seen, stages, config, key, targets)
+        if config.is_taught:
+            losses[arm.name] = _losses(stages.folder / f"{arm.name}.safetensors")
         with clock.timing(f"apply {arm.name}"):
-            features[arm.name] = _features(arm, pixels, seen, stages, config, made or key)
+            features[arm.name] = _features(arm, pixels, seen, stages, config, made)
     with clock.timing("axes and quality"):
         phenotypes, judged = _tables(sides, features, images, seen, config)
     phenotypes = pl.DataFrame({"participant_id": everyone}).join(phenotypes, on="participant_id", how="left", maintain_order="left")
@@ -194,19 +222,26 @@ def embed(
     return result
 
 
-def _checked(config: Config) -> Config:
-    """Return ``config`` when every setting is in range."""
-    whole = {"dimensions": 1, "size": 16, "epochs": 1, "batch_size": 4, "threads": 1, "folds": 2}
+def _checked(config: Config, targets: pl.DataFrame | None) -> Config:
+    """Return ``config`` when every setting is in range and they fit together."""
+    whole = {"dimensions": 1, "size": 16, "epochs": 1, "batch_size": 4, "threads": 1, "folds": 2, "embedding": 2}
     for name, least in whole.items():
         if getattr(config, name) < least:
             raise StudyError(f"{name} is out of range", got=getattr(config, name), expected=f"at least {least}")
-    for name, choices in (("encoder", ("contrastive", "pixels")), ("training", ("outside", "cross-fit"))):
-        if getattr(config, name) not in choices:
-            raise StudyError(f"{name} is not known", got=getattr(config, name), expected=" or ".join(choices))
+    for name, hint in get_type_hints(Config).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            expected = " or ".join(str(choice) for choice in get_args(hint))
+            raise StudyError(f"{name} is not known", got=getattr(config, name), expected=expected)
     if not 0 < config.outside_fraction < 1:
         raise StudyError("outside_fraction is out of range", got=config.outside_fraction, expected="between 0 and 1")
     if not (config.learning_rate > 0 and config.temperature > 0):
         raise StudyError("learning_rate and temperature must be above 0", got=f"{config.learning_rate} and {config.temperature}")
+    if config.views == 8 and config.encoder != "transfer":
+        raise StudyError("eight views of a picture are for encoder 'transfer'", got=f"encoder {config.encoder!r}")
+    if config.encoder == "supervised" and targets is None:
+        raise StudyError("encoder 'supervised' needs targets to learn", do="name a table of people with a column a target")
+    if targets is not None and config.encoder not in ("supervised", "identity"):
+        raise StudyError("targets are learned by the encoders 'supervised' and 'identity'", got=f"encoder {config.encoder!r}")
     return config
 
 
@@ -225,41 +260,77 @@ def _decode(images: pl.DataFrame, root: Path, stages: Stages, config: Config) ->
     return np.load(stages.folder / "pictures.npy", mmap_mode="r"), (stages.folder / "pictures.sha256").read_text()
 
 
-def _encoder(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, config: Config, key: str) -> str | None:
-    """Train the arm's encoder unless it is there; return the key it was made with (None for pixels, which need no encoder)."""
+def _encoder(
+    arm: Arm,
+    pixels: NDArray[np.uint8],
+    seen: Views,
+    stages: Stages,
+    config: Config,
+    key: str,
+    table: pl.DataFrame | None,
+) -> str:
+    """Make the arm's encoder unless it is there; return the key it was made with. Plain pixels need none."""
     if config.encoder == "pixels":
-        return None
-    taken = {field.name: getattr(config, field.name) for field in fields(Training) if hasattr(config, field.name)}
-    settings = Training(**taken)
-    key = fingerprint(key, settings, arm.learners.tolist())
+        return key
+    from clinome.nn.saving import save_model
+
     name, checkpoint = f"{arm.name}.safetensors", stages.folder / f"{arm.name}.checkpoint.safetensors"
+    if not config.is_taught:
+        key = fingerprint("transfer", config.network, config.weights, config.seed, config.size)
+        if not stages.has(name, key):
+            with stages.making(name, key) as temporary:
+                model, said = transferred(config.network, config.weights, size=config.size, seed=config.seed)
+                save_model(model, temporary, about=said)
+        return key
+    taken = {field.name: getattr(config, field.name) for field in fields(Training) if hasattr(config, field.name)}
+    settings = Training(**taken, objective=config.encoder)  # type: ignore[arg-type]
+    targets = None if table is None else targets_of(table, seen.people, arm.learners)
+    key = fingerprint(key, settings, config.weights, arm.learners.tolist(), _content(targets))
     if not stages.has(name, key):
-        model, losses = train_encoder(pixels, seen, arm.learners, checkpoint=checkpoint, key=key, settings=settings)
-        about = {"model": type(model).__module__, "settings": asdict(settings), "people": len(arm.learners), "losses": losses}
+        begun: dict[str, Any] = {"checkpoint": checkpoint, "key": key, "settings": settings, "weights": config.weights}
+        model, losses = train_encoder(pixels, seen, arm.learners, targets=targets, **begun)
+        about = {"settings": asdict(settings), "people": len(arm.learners), "losses": losses}
         with stages.making(name, key) as temporary:
-            save_encoder(model, temporary)
-            write_json(stages.folder / f"{arm.name}.json", about)
+            save_model(model, temporary, about=about)
     checkpoint.unlink(missing_ok=True)
     return key
 
 
+def _losses(path: Path) -> list[float]:
+    from clinome.nn.saving import about_model
+
+    losses: list[float] = about_model(path)["losses"]
+    return losses
+
+
+def _content(targets: Targets | None) -> list[str]:
+    """Return digests of what people are known to be."""
+    arrays = () if targets is None else (targets.numbers, targets.classes)
+    return [hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest() for values in arrays]
+
+
 def _features(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, config: Config, key: str) -> Features:
     """Return the features of all pictures of the arm's people, in the order of the images table (mapped from disk)."""
+    from clinome.nn.saving import load_model
+    from clinome.train.devices import reproducible
+
     rows = pictures_of(seen, arm.phenotyped)
-    name, key = f"{arm.name}.features.npy", fingerprint("features", key, rows.tolist())
+    name, key = f"{arm.name}.features.npy", fingerprint("features", key, config.beside_pixels, config.views, rows.tolist())
+    beside = config.beside_pixels or config.encoder == "pixels"
+    widths = FLOOR_WIDTHS if beside else ()
     if not stages.has(name, key):
-        model = None if config.encoder == "pixels" else load_encoder(stages.folder / f"{arm.name}.safetensors")
-        width = sum(FLOOR_WIDTHS) + (0 if model is None else features_of(model, pixels[:1]).shape[1])
+        model = None if config.encoder == "pixels" else load_model(stages.folder / f"{arm.name}.safetensors")
+        width = sum(widths) + (0 if model is None else features_of(model, pixels[:1]).shape[1])
         with stages.making(name, key) as temporary, reproducible(config.threads):
             array = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), width))
             for start in track(range(0, len(rows), _BLOCK), "applying the encoder"):
                 some = pixels[rows[start : start + _BLOCK]]
-                learned = [] if model is None else [features_of(model, some)]
-                array[start : start + _BLOCK] = np.hstack([*learned, floor_features(some)])
+                learned = [] if model is None else [features_of(model, some, views=config.views)]
+                array[start : start + _BLOCK] = np.hstack([*learned, *([floor_features(some)] if beside else [])])
             array.flush()
     found: NDArray[np.float32] = np.load(stages.folder / name, mmap_mode="r")
-    beside = found.shape[1] - sum(FLOOR_WIDTHS)
-    return Features(found, (beside, *FLOOR_WIDTHS) if beside else FLOOR_WIDTHS)
+    learned_width = found.shape[1] - sum(widths)
+    return Features(found, (learned_width, *widths) if learned_width else widths)
 
 
 def pictures_of(seen: Views, people: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -330,9 +401,15 @@ def _write(result: Embedding, stages: Stages, config: Config, clock: _Clock) -> 
         with replacing(stages.folder / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
     write_json(
-        stages.folder / "embedding.json", {"config": asdict(config), "losses": result.losses, "people": result.phenotypes.height}
+        stages.folder / "embedding.json",
+        {"config": _plain(config), "losses": result.losses, "people": result.phenotypes.height},
     )
     write_json(stages.folder / "timings.json", clock.seconds)
+
+
+def _plain(config: Config) -> dict[str, object]:
+    """Return the settings as JSON values; of a file its name, not its folder."""
+    return {name: value.name if isinstance(value, Path) else value for name, value in asdict(config).items()}
 
 
 class _Clock:

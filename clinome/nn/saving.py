@@ -60,6 +60,15 @@ def load_model(path: str | Path) -> nn.Module:
     return model.eval()
 
 
+def is_saved_model(path: str | Path) -> bool:
+    """Tell whether the file at ``path`` is a network that :func:`save_model` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "clinome" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def about_model(path: str | Path) -> dict[str, Any]:
     """Return what :func:`save_model` was given as ``about`` with the network at ``path``."""
     about: dict[str, Any] = _read(Path(path), weights=False)[0]["about"]

@@ -30,7 +30,7 @@ principal_components = 6
 
 [images]
 path = "images.parquet"
-encoder = "contrastive"
+encoder = "simclr"
 training = "outside"           # people who teach the encoder are left out of the association
 outside_fraction = 0.3
 dimensions = 16

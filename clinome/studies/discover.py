@@ -221,7 +221,8 @@ class _Keys:
         self.people = fingerprint(clinome.__version__, files, study.covariates, cohort, source, study.phenotypes.id_column)
         shown = content_key(images, study.images.path.parent) if images is not None and study.images else None
         wanted = (study.phenotypes.columns, study.phenotypes.missing)
-        self.phenotypes = fingerprint(self.people, study.images and study.images.embedding, wanted, shown)
+        shows = study.images and (study.images.embedding, study.images.targets)
+        self.phenotypes = fingerprint(self.people, shows, wanted, shown)
         analysis = (study.cohort.principal_components, study.phenotypes.transform, study.phenotypes.adjust, study.study.seed)
         conditioned = (study.gwas.condition, study.gwas.condition_list)
         gaps = study.gwas.options.missing_genotypes if any(conditioned) else None
@@ -251,7 +252,8 @@ def _phenotypes(study: Study, people: People, table: LoadedTable | None, images:
         mine = images.filter(pl.col("participant_id").is_in(list(people.flow.ids)))
         known = pl.DataFrame({"participant_id": people.flow.ids, "family_id": [people.family[p] for p in people.flow.ids]})
         root, config = study.images.path.parent, study.images.embedding
-        embed(mine, root=root, out=folder, config=config, participants=known)
+        targets = None if study.images.targets is None else read_table(study.images.targets).frame
+        embed(mine, root=root, out=folder, config=config, participants=known, targets=targets)
         if config.encoder != "pixels":  # the floor: same pictures, no training, nobody left out
             plain = replace(config, encoder="pixels")
             embed(mine, root=root, out=folder / "floor", config=plain, participants=known, pictures_in=folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clinome.genetics.studywide import Thresholds
+from clinome.imaging.embedding import Config as Embedding
 from clinome.studies.study_file import Study
 from clinome.studies.traits import Analysed
 
@@ -20,28 +21,46 @@ def headline(analysed: Analysed, run: dict[str, Any], n_loci: int, truth: str | 
     return [*rows, ["truth", truth]] if truth else rows
 
 
+def _encoder(e: Embedding) -> str:
+    """Say how pictures became features."""
+    of = "Clinome's small encoder" if e.network == "small" else e.network
+    begun = f", beginning with the weights {e.weights.name}" if e.weights is not None else ""
+    if e.encoder == "pixels":
+        return "plain pixels and colour statistics, without training"
+    if e.encoder == "transfer":
+        seen = f"{e.views} views of each picture averaged" if e.views > 1 else "one view of each picture"
+        return f"{of} with " + (f"the weights {e.weights.name}" if e.weights else "random weights") + f", not trained here ({seen})"
+    taught = {
+        "simclr": "with both eyes and all visits of a person as positives (NT-Xent, temperature "
+        f"{e.temperature:g}; Chen et al. 2020)",
+        "identity": f"to tell people apart with a margin of {e.margin:g}, both eyes and all visits of a person as one class "
+        f"({e.embedding} dimensions; CosFace, Wang et al. 2018; iGWAS, Xie et al. 2024)",
+        "supervised": "to predict the people's targets",
+    }[e.encoder]
+    return f"{of}{begun}, trained for {e.epochs} epochs {taught}"
+
+
 def methods(study: Study, analysed: Analysed, run: dict[str, Any], limits: Thresholds) -> list[str]:
     """Return the sentences of the methods paragraph."""
     said = []
     if study.images is not None:
         e = study.images.embedding
-        how = (
-            "plain pixels and colour statistics, without training"
-            if e.encoder == "pixels"
-            else f"a convolutional encoder trained for {e.epochs} epochs with both eyes and all visits of a person as positives "
-            f"(NT-Xent, temperature {e.temperature:g}; Chen et al. 2020)"
+        how = _encoder(e)
+        who = (
+            {
+                "outside": f" on {e.outside_fraction:.0%} of the families, who are left out of the association",
+                "cross-fit": f" in {e.folds} folds of families, each phenotyped by the encoder that did not see it; "
+                "traits of two folds are never pooled, their tests are combined",
+            }[e.training]
+            if e.is_taught
+            else ""
         )
-        who = {
-            ("contrastive", "outside"): f" on {e.outside_fraction:.0%} of the families, who are left out of the association",
-            ("contrastive", "cross-fit"): f" in {e.folds} folds of families, each phenotyped by the encoder that did not see it; "
-            "traits of two folds are never pooled, their tests are combined",
-        }.get((e.encoder, e.training), "")
         said.append(
             f"Pictures (central square scaled to {e.size} pixels{', left eyes mirrored' if e.mirror else ''}) were turned into "
             f"features by {how}{who}. Features were averaged over the pictures of a person, whitened by their covariance between "
             f"pictures of one person, and reduced to {e.dimensions} principal axes."
         )
-        if e.encoder != "pixels":
+        if e.encoder != "pixels" and e.beside_pixels:
             said.append(
                 "The encoder's features stand beside plain pixels and colour statistics. The floor is these alone, without "
                 "training and so with nobody left out."

@@ -110,9 +110,13 @@ class Phenotypes:
 
 @dataclass(frozen=True)
 class Images:
-    """`[images]`: ``path`` of an images table, and how an encoder turns pictures into traits (see `clinome phenotype --help`)."""
+    """`[images]`: ``path`` of an images table, and how an encoder turns pictures into traits (see `clinome phenotype --help`).
+
+    ``targets`` is a table of people with a column a target, for the encoders 'supervised' and 'identity'.
+    """
 
     path: Path
+    targets: Path | None = None
     embedding: Embedding = field(default_factory=Embedding)
 
 

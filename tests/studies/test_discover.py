@@ -216,7 +216,7 @@ def biobank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("training", "encoder"), [("outside", "contrastive"), ("cross-fit", "contrastive"), ("outside", "pixels")])
+@pytest.mark.parametrize(("training", "encoder"), [("outside", "simclr"), ("cross-fit", "simclr"), ("outside", "pixels")])
 def test_pictures_become_traits_of_people_whom_their_encoder_has_not_seen(
     biobank: Path, tmp_path: Path, training: str, encoder: str
 ) -> None:
@@ -235,7 +235,7 @@ def test_pictures_become_traits_of_people_whom_their_encoder_has_not_seen(
         assert traits.filter(pl.col("fold1.dim01").is_not_null() & pl.col("fold2.dim01").is_not_null()).height == 0
     else:
         taught = set(splits.filter(pl.col("split") == "encoder")["participant_id"])
-        assert bool(taught) == (encoder == "contrastive")
+        assert bool(taught) == (encoder == "simclr")
         assert not taught & analysed
     omnibus = results.trait("omnibus")["neg_log_10_p_value"].drop_nulls()
     assert omnibus.len() > 500
@@ -246,7 +246,7 @@ def test_pictures_become_traits_of_people_whom_their_encoder_has_not_seen(
 @pytest.mark.slow
 def test_a_study_that_is_killed_goes_on_and_ends_with_the_same_bytes(biobank: Path, tmp_path: Path) -> None:
     path = biobank / "killed.toml"
-    path.write_text(PICTURES.format(training="outside", encoder="contrastive").replace("epochs = 2", "epochs = 6"))
+    path.write_text(PICTURES.format(training="outside", encoder="simclr").replace("epochs = 2", "epochs = 6"))
     study = read_study(path)
     run_study(study, tmp_path / "whole")
     command = [sys.executable, "-m", "clinome", "run", str(path), "--out", str(tmp_path / "killed")]
@@ -284,7 +284,7 @@ def test_truth_counts_only_what_counts(biobank: Path, tmp_path: Path, files: Fil
 
 def test_one_seed_serves_all_unless_the_pictures_have_their_own(biobank: Path) -> None:
     path = biobank / "seeds.toml"
-    text = PICTURES.format(training="outside", encoder="contrastive")
+    text = PICTURES.format(training="outside", encoder="simclr")
     path.write_text(f"[study]\nseed = 7\n{text}")
     images = read_study(path).images
     assert images is not None
@@ -298,7 +298,7 @@ def test_one_seed_serves_all_unless_the_pictures_have_their_own(biobank: Path) -
 @pytest.mark.slow
 def test_the_floor_stands_beside_an_encoder_and_goes_when_there_is_none(biobank: Path, tmp_path: Path) -> None:
     path = biobank / "floor.toml"
-    path.write_text(PICTURES.format(training="outside", encoder="contrastive"))
+    path.write_text(PICTURES.format(training="outside", encoder="simclr"))
     summary = run_study(read_study(path), tmp_path)
     label, said = summary["headline"][-1]
     assert label.startswith("floor")

@@ -5,21 +5,19 @@ overall colour or brightness (batch normalisation, not instance or group normali
 average and maximum pooling together keep both how much of a thing there is and whether there is any; a few channels keep
 where it is, because organs are photographed in a standard pose.
 
-    picture (n, 3, size, size) in 0–1  ──stages──→  maps  ──pool, place──→  features (n, n_features)  ──head──→  (n, projection)
+    picture (n, 3, size, size) in 0–1  ──stages──→  maps  ──pool, place──→  features (n, n_features)
 
-The contrastive loss sees the projection; the features before it are the ones to use (Chen et al. 2020, section 4.2).
+What it is taught with (a projection and a contrastive loss, identities, targets) stands on top, in ``imaging/learning.py``.
 
 References
 ----------
 He K, Zhang X, Ren S, Sun J. Deep residual learning for image recognition. CVPR (2016), doi:10.1109/CVPR.2016.90.
-Chen T, Kornblith S, Norouzi M, Hinton G. A simple framework for contrastive learning of visual representations. ICML (2020),
-arXiv:2002.05709.
 
 >>> config = Config.tiny()
 >>> model = Model(config).eval()
 >>> pictures = example(config, 2).inputs[0]
 >>> model(pictures).shape, model.features(pictures).shape
-(torch.Size([2, 8]), torch.Size([2, 104]))
+(torch.Size([2, 104]), torch.Size([2, 104]))
 """
 
 from __future__ import annotations
@@ -36,11 +34,10 @@ from clinome.nn.losses import nt_xent
 
 @dataclass(frozen=True)
 class Config:
-    """Widths of the stages (each halves height and width), channels that keep their place, width of what the loss sees, side."""
+    """Widths of the stages (each halves height and width), channels that keep their place, side of the pictures."""
 
     widths: tuple[int, ...] = (16, 32, 64, 96)
     places: int = 8
-    projection: int = 64
     size: int = 88
 
     @property
@@ -54,7 +51,7 @@ class Config:
     @classmethod
     def tiny(cls) -> Config:
         """Return the smallest network that still has every part, for tests."""
-        return cls(widths=(8, 16), places=2, projection=8, size=24)
+        return cls(widths=(8, 16), places=2, size=24)
 
 
 def example(config: Config, batch: int = 2) -> Example:
@@ -64,7 +61,7 @@ def example(config: Config, batch: int = 2) -> Example:
 
 
 def loss(output: Tensor, target: Tensor) -> Tensor:
-    """Return the contrastive loss of projections (n, projection) whose rows belong to the people ``target`` (n,)."""
+    """Return the contrastive loss of features (n, n_features) whose rows belong to the people ``target`` (n,)."""
     return nt_xent(output, target)
 
 
@@ -85,7 +82,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Encoder with a projection head; see the module's drawing for shapes."""
+    """The encoder; see the module's drawing for shapes."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -100,9 +97,7 @@ class Model(nn.Module):
             before = width
         self.stages = nn.Sequential(*layers)
         self.place = nn.Conv2d(before, config.places, 1)
-        self.head = nn.Sequential(
-            nn.Linear(config.n_features, 4 * config.projection), nn.ReLU(), nn.Linear(4 * config.projection, config.projection)
-        )
+        self.n_features = config.n_features
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, pictures: Tensor) -> Tensor:
@@ -111,6 +106,5 @@ class Model(nn.Module):
         return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3)), self.place(maps).flatten(1)], dim=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return the projection that the contrastive loss compares: (n, 3, size, size) to (n, projection)."""
-        projected: Tensor = self.head(self.features(pictures))
-        return projected
+        """Return :meth:`features`."""
+        return self.features(pictures)

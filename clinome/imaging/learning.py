@@ -1,0 +1,322 @@
+"""Teach an encoder from pictures of people, on the one training loop, and apply it. What it learns from is an objective:
+
+    simclr       two pictures of a person (the other eye, another visit) are pulled together, other people pushed apart; what a
+                 person's pictures share is kept (anatomy, pigmentation), what changes between them is not (camera, light, focus)
+    identity     every person is a class, both eyes and all visits alike, told apart with a margin (iGWAS); targets beside it
+                 weigh a tenth, as the grade of retinopathy does there
+    supervised   targets of people: numbers by squared error, categories by cross entropy, all at once
+
+Training saves everything it needs after each epoch. Killed and started again it goes on from there and ends with the same
+bytes, on the same machine with the same number of threads.
+
+References
+----------
+Chen T, Kornblith S, Norouzi M, Hinton G. A simple framework for contrastive learning of visual representations. ICML (2020),
+arXiv:2002.05709. Xie Z et al. iGWAS. PLOS Genetics 20:e1011273 (2024), doi:10.1371/journal.pgen.1011273. Loshchilov I, Hutter F.
+Decoupled weight decay regularization. ICLR (2019), arXiv:1711.05101.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinome.core.errors import CohortError, TraitError
+from clinome.imaging.features import DRAWS, Views, augment, draw_pairs, to_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from clinome.train.batches import Drawn, Fetch
+
+Objective = Literal["simclr", "identity", "supervised"]
+_FEWEST = 8  # people; fewer give no negatives to speak of
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an encoder is trained.
+
+    ``batch_size`` counts people for 'simclr' (two pictures each), else pictures; ``learning_rate`` is the peak of a warm-up over
+    the first twentieth of the steps and a cosine down to zero; ``temperature`` is simclr's, ``margin`` and ``scale`` identity's,
+    ``target_weight`` that of targets beside an identity; ``threads`` is part of the result, because sums over threads round
+    differently, as is ``precision``.
+    """
+
+    objective: Objective = "simclr"
+    network: str = "small"
+    epochs: int = 16
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    temperature: float = 0.1
+    margin: float = 0.4
+    scale: float = 30.0
+    embedding: int = 128
+    target_weight: float = 0.1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 1
+    threads: int = 2
+
+
+class Targets(NamedTuple):
+    """What people are known to be, in the order of ``Views.people``.
+
+    Attributes
+    ----------
+    numbers
+        Standardised by their mean and deviation in the people taught, shape (n_people, n_numbers); NaN where unknown.
+    classes
+        Whole numbers, shape (n_people, n_categories); −1 where unknown or of a level that none of the people taught has.
+    levels
+        Number of classes of each category.
+    """
+
+    numbers: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    levels: tuple[int, ...]
+
+
+def targets_of(table: pl.DataFrame, people: list[str], taught: NDArray[np.int64]) -> Targets:
+    """Read targets from a table of people: numeric columns as numbers, text and true/false as categories.
+
+    Parameters
+    ----------
+    table
+        ``participant_id`` and one column a target.
+    people, taught
+        All people, and the rows of those whose targets may be looked at (scales and levels are theirs).
+
+    Raises
+    ------
+    TraitError
+        When a target does not vary in the people taught, or there is none.
+    """
+    joined = pl.DataFrame({"participant_id": people}).join(table, on="participant_id", how="left", maintain_order="left")
+    numbers, classes, levels = [], [], []
+    for name in (column for column in joined.columns if column not in ("participant_id", "family_id")):
+        column = joined[name]
+        if column.dtype.is_numeric():
+            values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+            known = values[taught][np.isfinite(values[taught])]
+            if len(known) < 2 or known.std() == 0:
+                raise TraitError(
+                    f"the target {name!r} does not vary in the people the encoder learns from", got=f"{len(known)} known"
+                )
+            numbers.append((values - known.mean()) / known.std())
+        else:
+            text = column.cast(pl.String).to_list()
+            known_levels = sorted({value for row in taught if (value := text[row]) is not None})
+            if len(known_levels) < 2:
+                raise TraitError(f"the target {name!r} does not vary in the people the encoder learns from", got=known_levels)
+            place = {level: k for k, level in enumerate(known_levels)}
+            classes.append([-1 if value is None else place.get(value, -1) for value in text])
+            levels.append(len(known_levels))
+    if not numbers and not classes:
+        raise TraitError(
+            "there is no target to learn from", got=", ".join(table.columns), expected="a column beside participant_id"
+        )
+    n = len(people)
+    return Targets(
+        np.column_stack(numbers).astype(np.float32) if numbers else np.empty((n, 0), np.float32),
+        np.column_stack(classes).astype(np.int64) if classes else np.empty((n, 0), np.int64),
+        tuple(levels),
+    )
+
+
+def train_encoder(
+    pixels: NDArray[np.uint8],
+    seen: Views,
+    people: NDArray[np.int64],
+    *,
+    checkpoint: Path,
+    key: str,
+    settings: Training,
+    targets: Targets | None = None,
+    weights: Path | None = None,
+) -> tuple[nn.Module, list[float]]:
+    """Train on all pictures of ``people``; return the encoder and the mean loss of each epoch.
+
+    Parameters
+    ----------
+    pixels
+        All pictures, shape (n_images, size, size, 3); only rows of ``people`` are touched.
+    people
+        Rows of ``seen.people`` that the encoder may see, ascending, each with a picture.
+    checkpoint
+        A ``.safetensors`` file for the state after the last whole epoch; the caller deletes it once the network is saved.
+    key
+        Names the inputs; a checkpoint of another key is ignored.
+    targets
+        What 'supervised' learns, and what 'identity' learns beside identities.
+    weights
+        A file of weights that the network begins with; random ones otherwise.
+
+    Raises
+    ------
+    CohortError
+        For fewer than eight people.
+    NotConverged
+        When the loss stops being finite.
+    """
+    import torch
+
+    from clinome.imaging.learner import Learner
+    from clinome.train.batches import permutation
+    from clinome.train.devices import reproducible
+    from clinome.train.loop import Settings, fit
+    from clinome.train.schedules import warm_cosine
+    from clinome.train.state import new_state
+
+    if len(people) < _FEWEST:
+        raise CohortError(
+            "too few people to train an encoder", got=len(people), expected=f"at least {_FEWEST}", do="use --encoder pixels"
+        )
+    if settings.objective == "simclr":
+        n, fetch = len(people), _pairs(pixels, seen, people, settings.seed)
+    else:
+        rows = np.flatnonzero(np.isin(seen.person, people))
+        n, fetch = len(rows), _pictures(pixels, seen, people, rows, settings.seed, targets)
+    with reproducible(settings.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        learner = Learner(settings, size=pixels.shape[1], n_people=len(people), targets=targets)
+        if weights is not None:
+            from clinome.nn.weights import load_weights
+
+            load_weights(learner.backbone, weights)
+    steps = max(1, round(n / settings.batch_size))
+    optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    state = fit(
+        new_state(learner, optimiser, warm_cosine(settings.epochs * steps)),
+        until=settings.epochs * steps,
+        draw=permutation(n, settings.batch_size, seed=settings.seed),
+        fetch=fetch,
+        objective=learner.objective,
+        settings=Settings(
+            seed=settings.seed,
+            validate_every=steps,
+            checkpoint=checkpoint,
+            key=key,
+            threads=settings.threads,
+            precision=settings.precision,
+        ),
+    )
+    return learner.encoder.eval(), [record["loss"] for record in state.history]
+
+
+def transferred(network: str, weights: Path | None, *, size: int, seed: int) -> tuple[nn.Module, dict[str, str]]:
+    """Return a network that nobody here teaches, ready to apply, and what to say of its weights.
+
+    Parameters
+    ----------
+    weights
+        A network that Clinome saved (``network`` is then the file's own), or weights of another program for ``network``; None
+        gives random weights from ``seed``.
+
+    Raises
+    ------
+    FormatError
+        When the file is neither, or its weights do not fit.
+    """
+    import torch
+
+    from clinome.imaging.networks import encoder
+    from clinome.nn.saving import is_saved_model, load_model
+
+    if weights is not None and is_saved_model(weights):
+        return load_model(weights), {"weights": f"trained by Clinome: {weights.name}"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = encoder(network, size=size)
+    if weights is None:
+        return model.eval(), {"weights": "random"}
+    from clinome.nn.weights import load_weights
+
+    load_weights(model, weights)
+    return model.eval(), {"weights": weights.name}
+
+
+def features_of(model: nn.Module, pixels: NDArray[np.uint8], *, views: int = 1) -> NDArray[np.float32]:
+    """Return what the network says of pictures, shape (n, size, size, 3): float32, shape (n, n_features).
+
+    With 8 ``views`` the features of the four rotations of the picture and of its mirror image are averaged (transferGWAS puts
+    them side by side, which axes of people's averages cannot tell from noise below a few thousand people).
+    """
+    import torch
+
+    pictures = to_tensor(pixels)
+    with torch.inference_mode():
+        if views == 1:
+            found: NDArray[np.float32] = model.features(pictures).numpy()  # type: ignore[operator]
+            return found
+        total = torch.zeros(())
+        for turn in range(4):
+            for mirrored in (False, True):
+                view = torch.rot90(pictures, turn, dims=(2, 3))
+                total = total + model.features(view.flip(3) if mirrored else view)  # type: ignore[operator]
+        averaged: NDArray[np.float32] = (total / 8).numpy()
+        return averaged
+
+
+# ------------------------------------------------------------------------------------------------------------------------ batches
+
+
+def _pairs(pixels: NDArray[np.uint8], seen: Views, people: NDArray[np.int64], seed: int) -> Fetch:
+    """Two augmented pictures of each drawn person: shape (b, 2, 3, size, size)."""
+    epoch_of = _Epochs(seed, lambda g: (draw_pairs(seen, people, g), g.random((len(people), 2, DRAWS))))
+
+    def fetch(drawn: Drawn) -> dict[str, Tensor]:
+        pairs, draws = epoch_of(drawn.epoch)
+        made = augment(pixels[pairs[drawn.rows].ravel()], draws[drawn.rows].reshape(-1, DRAWS))
+        return {"pictures": made.reshape(len(drawn.rows), 2, *made.shape[1:])}
+
+    return fetch
+
+
+def _pictures(
+    pixels: NDArray[np.uint8],
+    seen: Views,
+    people: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    seed: int,
+    targets: Targets | None,
+) -> Fetch:
+    """Augmented pictures with the place of their person among ``people``, and the person's targets."""
+    import torch
+
+    person = seen.person[rows]
+    who = np.searchsorted(people, person)
+    epoch_of = _Epochs(seed, lambda g: (g.random((len(rows), DRAWS)),))
+
+    def fetch(drawn: Drawn) -> dict[str, Tensor]:
+        (draws,) = epoch_of(drawn.epoch)
+        batch = {
+            "pictures": augment(pixels[rows[drawn.rows]], draws[drawn.rows]),
+            "who": torch.from_numpy(who[drawn.rows]),
+        }
+        if targets is not None:
+            batch["numbers"] = torch.from_numpy(targets.numbers[person[drawn.rows]])
+            batch["classes"] = torch.from_numpy(targets.classes[person[drawn.rows]])
+        return batch
+
+    return fetch
+
+
+class _Epochs:
+    """Random numbers of an epoch, a function of (seed, epoch) alone; those of the last one asked for are kept."""
+
+    def __init__(self, seed: int, make: Any) -> None:
+        self.seed, self.make = seed, make
+        self.last: tuple[int, Any] = (-1, None)
+
+    def __call__(self, epoch: int) -> Any:
+        known, numbers = self.last
+        if known != epoch:
+            numbers = self.make(np.random.default_rng([self.seed, epoch]))
+            self.last = epoch, numbers
+        return numbers
