@@ -26,12 +26,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from clinome.core.errors import CohortError, FormatError, StudyError
 from clinome.core.files import write_json
@@ -46,6 +47,7 @@ from clinome.nn.segmentation_losses import over_levels
 from clinome.train.batches import Drawn, example_generator, permutation
 from clinome.train.devices import Precision, choose_device, reproducible
 from clinome.train.loop import Settings, fit
+from clinome.train.muon import Muon
 from clinome.train.schedules import warm_cosine
 from clinome.train.state import State, new_state
 
@@ -62,8 +64,10 @@ class Recipe:
         Sides of a patch (multiples of what the network halves them by), patches of a step, steps.
     foreground
         Share of patches centred on a structure.
+    optimiser
+        "adamw", or "muon" (:class:`clinome.train.muon.Muon`), which needs fewer steps.
     learning_rate, weight_decay, clip
-        Of AdamW: the peak of a warm-up and cosine; largest norm of the gradient.
+        Of the optimiser: the peak of a warm-up and cosine (muon's wants to be about 0.02); largest norm of the gradient.
     average
         Decay of the moving average of the weights.
     dice
@@ -83,6 +87,7 @@ class Recipe:
     batch: int = 8
     steps: int = 1000
     foreground: float = 1 / 3
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     clip: float = 1.0
@@ -299,7 +304,10 @@ def predict(
 
 
 def _beginning(model: nn.Module, recipe: Recipe) -> State:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    if recipe.optimiser == "muon":
+        optimiser: Optimizer = Muon(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    else:
+        optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     return new_state(model, optimiser, warm_cosine(recipe.steps), average=recipe.average)
 
 
