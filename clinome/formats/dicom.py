@@ -13,9 +13,7 @@ DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (multi-frame functional groups). ht
 from __future__ import annotations
 
 import math
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -24,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from clinome.core.errors import FormatError, need
+from clinome.core.errors import ClinomeError, FormatError, need
 
 _ATTRIBUTES = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "ImageType", "NumberOfFrames", "Rows"),
@@ -37,10 +35,6 @@ _ATTRIBUTES = (
     *("DiffusionGradientOrientation", "Laterality", "ImageLaterality", "FrameLaterality", "AcquisitionDate", "StudyDate"),
     *("Manufacturer", "ManufacturerModelName"),
 )
-BROKEN: tuple[type[Exception], ...] = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError),
-    *(struct.error, zlib.error, OverflowError, RecursionError, UnicodeError),
-)  # what pydicom and its decoders raise on bytes that are not as they should be
 _NOT_SCANS = {
     "SEG": "read it with clinome.imaging.dicom_seg.read_dicom_seg",
     "RTDOSE": "export the dose as NIfTI",
@@ -138,7 +132,13 @@ def read_header(path: str | Path) -> Header:
         When the file is absent, empty, encrypted, not DICOM, truncated before the pixels, or holds no image.
     """
     path = Path(path)
-    return _header(path, open_dataset(path, pixels=False))
+    dataset = open_dataset(path, pixels=False)
+    try:
+        return _header(path, dataset)
+    except ClinomeError:
+        raise
+    except Exception as error:  # pydicom decodes values, and damaged ones, when they are first looked at
+        raise _truncated(path, type(error).__name__) from error
 
 
 def by_series(headers: Sequence[Header], key: Callable[[Header], str] = lambda header: header.series) -> dict[str, list[Header]]:
@@ -167,7 +167,7 @@ def open_dataset(path: Path, *, pixels: bool) -> Any:
     tags = None if pixels else list(_ATTRIBUTES)
     try:
         return pydicom.dcmread(path, force=True, stop_before_pixels=not pixels, specific_tags=tags)
-    except (*BROKEN, pydicom.errors.InvalidDicomError) as error:
+    except Exception as error:  # on damaged bytes pydicom raises nearly anything
         raise _truncated(path, f"{size:,} bytes; {type(error).__name__}") from error
 
 
@@ -307,7 +307,7 @@ def text_of(dataset: Any, name: str) -> str:
     """Return a value as text, empty where there is none."""
     try:
         value = None if dataset is None else dataset.get(name)
-    except BROKEN:
+    except Exception:
         return ""
     return "" if value is None else str(value).strip()
 
@@ -324,7 +324,7 @@ def number_of(dataset: Any, name: str) -> float | None:
         if value is None or value == "":
             return None
         found = float(value if np.isscalar(value) or not hasattr(value, "__len__") else value[0])
-    except BROKEN:
+    except Exception:
         return None
     return found if math.isfinite(found) else None
 
@@ -336,7 +336,7 @@ def _numbers(path: Path, dataset: Any, name: str, count: int) -> tuple[float, ..
         if value is None or value == "" or len(value) == 0:
             return ()
         found = tuple(float(number) for number in value)
-    except BROKEN as error:
+    except Exception as error:
         raise FormatError(f"{name} is not {count} numbers", where=path, do="export the file again") from error
     if len(found) != count or not all(map(math.isfinite, found)):
         raise FormatError(f"{name} is not {count} numbers", where=path, got=found, do="export the file again")

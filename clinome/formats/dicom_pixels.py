@@ -16,12 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinome.core.errors import FormatError, MissingExtra, need
+from clinome.core.errors import ClinomeError, FormatError, MissingExtra, need
 from clinome.core.machine import free_memory
-from clinome.formats.dicom import BROKEN, Header, functional_group, items_of, number_of, open_dataset, text_of
+from clinome.formats.dicom import Header, functional_group, items_of, number_of, open_dataset, text_of
+from clinome.formats.gdcm_process import frame_by_gdcm
 
 Window = bool | tuple[float, float]  # none, the file's own first one, or (centre, width)
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_PLUGINS = {
+    **dict.fromkeys(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", *_JPEG_2000), "pillow"),
+    **dict.fromkeys(("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"), "gdcm"),  # lossless JPEG
+    **dict.fromkeys(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), "pyjpegls"),  # JPEG-LS
+}
 _PHYSICAL = ("CT", "PT", "NM")  # whose values are units of something: MONOCHROME1 changes how they are shown, not what they are
 
 
@@ -42,9 +48,9 @@ def read_frames(header: Header, *, window: Window = False) -> Iterator[NDArray[A
     while True:
         try:
             raw = next(frames, None)
-        except MissingExtra:
+        except ClinomeError:
             raise
-        except BROKEN as error:
+        except Exception as error:  # decoders raise nearly anything
             raise _undecodable(header, count, error) from error
         if raw is None or count == len(header.planes):
             break
@@ -67,7 +73,9 @@ def read_frames(header: Header, *, window: Window = False) -> Iterator[NDArray[A
 def _check_pixels(header: Header, dataset: Any) -> None:
     """Refuse a file without pixels, one whose compression nothing here decodes, and one that promises more than memory holds."""
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise FormatError("the DICOM file holds no pixels", where=header.path, got="a header alone", do="export it with its pixels")
+        raise FormatError(
+            "the DICOM file holds no pixels", where=header.path, got="a header alone, or cut short", do="export it again"
+        )
     uid = need("pydicom.uid", "imaging").UID(header.syntax)
     try:
         decoder = need("pydicom.pixels", "imaging").get_decoder(uid)
@@ -107,7 +115,7 @@ def _undecodable(header: Header, frame: int, error: Exception) -> FormatError:
     return FormatError(
         "the pixels are truncated or corrupt",
         where=header.path,
-        got=f"{place}: {' '.join(str(error).split())[:300] or type(error).__name__}",
+        got=f"{place}: {(str(error).splitlines() or [type(error).__name__])[-1].strip()[:300]}",
         do="copy the file again",
     )
 
@@ -118,15 +126,38 @@ def is_mirrored(header: Header, window: Window = False) -> bool:
 
 
 def _decoded(header: Header, dataset: Any) -> Iterator[NDArray[Any]]:
-    """Yield stored pixels frame by frame, in this machine's byte order."""
-    pixels = need("pydicom.pixels", "imaging")
-    if len(header.planes) == 1 or header.syntax in _JPEG_2000:  # its sign cannot be corrected in iter_pixels of pydicom 3.0
-        several = len(header.planes) > 1
-        frames = (pixels.pixel_array(dataset, index=frame if several else None) for frame in range(len(header.planes)))
-    else:
+    """Yield stored pixels frame by frame, in this machine's byte order.
+
+    The decoder is named: left to choose, pydicom asks gdcm first, which ends the process on some broken JPEG files.
+    """
+    pixels, plugin = need("pydicom.pixels", "imaging"), _PLUGINS.get(header.syntax, "")
+    several = len(header.planes) > 1
+    deep_colours = plugin == "pillow" and header.channels == 3 and (number_of(dataset, "BitsStored") or 8) > 8  # cut to 8 by Pillow
+    frames: Iterator[NDArray[Any]]
+    if plugin == "gdcm" or deep_colours:
+        need("gdcm", "imaging")
+        frames = (frame_by_gdcm(header.path, frame, header.syntax) for frame in range(len(header.planes)))
+    elif several and not plugin:
         frames = pixels.iter_pixels(dataset)
+    else:
+        frames = (_one(header, dataset, frame if several else None, plugin) for frame in range(len(header.planes)))
     for raw in frames:
         yield raw.astype(raw.dtype.newbyteorder("="), copy=False)
+
+
+def _one(header: Header, dataset: Any, frame: int | None, plugin: str) -> NDArray[Any]:
+    """Decode one frame; what Pillow finds broken in JPEG 2000, gdcm may still read."""
+    try:
+        raw: NDArray[Any] = need("pydicom.pixels", "imaging").pixel_array(dataset, index=frame, decoding_plugin=plugin)
+    except Exception:
+        if header.syntax not in _JPEG_2000:
+            raise
+        try:
+            return frame_by_gdcm(header.path, frame or 0, header.syntax)
+        except ValueError:
+            pass
+        raise
+    return raw
 
 
 def _valued(header: Header, dataset: Any, frame: int, raw: NDArray[Any], window: Window) -> NDArray[Any]:
@@ -155,7 +186,7 @@ def _rescaled(
     if items_of(dataset, "ModalityLUTSequence"):
         try:
             values = need("pydicom.pixels", "imaging").apply_modality_lut(raw, dataset)
-        except BROKEN as error:
+        except Exception as error:
             raise FormatError("the modality look-up table is broken", where=header.path) from error
         return values, (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
     own = functional_group(dataset, frame, "PixelValueTransformationSequence")
@@ -216,7 +247,7 @@ def _palette(header: Header, dataset: Any, raw: NDArray[Any]) -> NDArray[Any]:
     """Look colours up; a table of 16 bits whose low bytes repeat the high ones, or are 0, is one of 8."""
     try:
         colours: NDArray[Any] = need("pydicom.pixels", "imaging").apply_color_lut(raw, dataset)
-    except BROKEN as error:
+    except Exception as error:
         raise FormatError("the colour palette is broken", where=header.path) from error
     colours = colours[..., :3]
     if colours.dtype == np.uint16:

@@ -206,6 +206,8 @@ def first_bytes(path: Path) -> bytes:
 
 def _from_file(path: Path, modality: str | None, window: Window) -> Scan:
     first = first_bytes(path)
+    if is_dicom(first):  # before all else: a preamble may be the header of a TIFF
+        return _from_headers([read_header(path)], path, modality, window)
     if is_nifti(first):
         volume = read_nifti(path)
         channels_first = np.moveaxis(volume.values, -1, 0) if volume.values.ndim == 4 else volume.values[None]
