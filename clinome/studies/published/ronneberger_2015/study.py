@@ -40,7 +40,7 @@ CONFIG = unet.Config(channels_in=3, outputs=2, widths=(16, 32, 64, 128))
 RECIPE = Recipe(
     patch=(96, 96),
     batch=8,
-    steps=12_000,
+    steps=7_000,
     foreground=0.0,
     learning_rate=2e-3,
     weight_decay=1e-2,
@@ -52,12 +52,11 @@ RECIPE = Recipe(
     overlap=0.125,
     mirror=(0,),
     quarter_turns=True,
-    precision="bfloat16",
 )
 SMALL = replace(
     RECIPE, patch=(48, 48), steps=60, learning_rate=5e-3, average=0.9, window=(128, 128), validations=1, quarter_turns=False
 )
-SHORT = replace(RECIPE, steps=1000, average=0.99, validations=1)  # for the paper's claim, that joined maps are needed
+SHORT = replace(RECIPE, steps=600, average=0.99, validations=1)  # for the paper's claim, that joined maps are needed
 
 
 def read(folder: Path, split: str, *, small: bool = False) -> list[Case]:
