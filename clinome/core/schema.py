@@ -269,6 +269,20 @@ OVERLAPS = Table(
     ),
     key=(),
 )
+CALIBRATION = Table(
+    "calibration",
+    "a bin of predicted probabilities",
+    (
+        Column("from", pl.Float64, "smallest probability in the bin", nullable=False),
+        Column("to", pl.Float64, "largest probability in the bin", nullable=False),
+        Column("predicted", pl.Float64, "mean of the probabilities", nullable=False),
+        Column("observed", pl.Float64, "share of positives", nullable=False),
+        Column("lower", pl.Float64, "lower end of its 95 % interval, by resampling participants"),
+        Column("upper", pl.Float64, "upper end of its 95 % interval"),
+        Column("n", pl.Int64, "examples in the bin", nullable=False),
+    ),
+    key=(),
+)
 QUALITY = Table(
     "quality",
     "a number about one trait's quality",
@@ -411,6 +425,7 @@ TABLES: tuple[Table, ...] = (
     METRICS,
     PREDICTIONS,
     OVERLAPS,
+    CALIBRATION,
     QUALITY,
     MANHATTAN,
     QQ,

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clinome.stats.resampling import Estimate, interval, resampled_sums
 
-__all__ = ["Estimate", "Form", "icc", "interval", "resampled_sums"]
+__all__ = ["Estimate", "Form", "icc", "icc_of_sums", "interval", "resampled_sums"]
 
 Form = Literal["1,1", "2,1", "3,1", "1,k", "2,k", "3,k"]
 
@@ -63,14 +63,18 @@ def icc(ratings: ArrayLike, *, form: Form = "2,1", resamples: int = 500, seed: i
     # Every mean square is a function of sums over people, so a resample is one product of counts and per-person terms.
     mean = table.mean(axis=1)
     per_person = np.column_stack([table, mean**2, (table**2).sum(axis=1)])
-    value = _icc_of_sums(per_person.sum(axis=0)[None], n, k, form)[0]
-    lower, upper = interval(_icc_of_sums(resampled_sums(per_person, resamples=resamples, seed=seed), n, k, form))
+    value = icc_of_sums(per_person.sum(axis=0)[None], n, k, form)[0]
+    lower, upper = interval(icc_of_sums(resampled_sums(per_person, resamples=resamples, seed=seed), n, k, form))
     return Estimate(float(value), lower, upper, n)
 
 
-def _icc_of_sums(sums: NDArray[np.float64], n: int, k: int, form: Form) -> NDArray[np.float64]:
-    """Return the coefficient for each row of ``sums``: k rater totals, Σ person mean², Σ all squares."""
-    rater, mean_squares, squares = sums[:, :k] / n, sums[:, k], sums[:, k + 1]
+def icc_of_sums(sums: NDArray[np.float64], n: int | NDArray[np.float64], k: int, form: Form) -> NDArray[np.float64]:
+    """Return the coefficient for each row of ``sums``: k rater totals, Σ person mean², Σ all squares.
+
+    ``n`` is how many were summed, one number or one a row. Measurements are best summed as differences from their common mean,
+    which loses fewer digits.
+    """
+    rater, mean_squares, squares = sums[:, :k] / np.reshape(n, (-1, 1)), sums[:, k], sums[:, k + 1]
     grand = rater.mean(axis=1)
     between = k * (mean_squares - n * grand**2)
     raters = n * ((rater - grand[:, None]) ** 2).sum(axis=1)
