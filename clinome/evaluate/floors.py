@@ -330,11 +330,27 @@ def _same(floor: pl.DataFrame, model: Outcome, target: str, positive: str | None
 
 
 def in_words(table: pl.DataFrame, *, digits: int = 3) -> str:
-    """Return METRICS of :func:`compare_with_floors` as lines of text: a line a predictor and metric, gains beside the floors."""
-    lines = []
+    """Return METRICS as text: a line a metric, a column a predictor, and below it the gains against each floor.
+
+    >>> rows = [("auroc", "model", 0.9), ("auroc", "shares", 0.5), ("gain:auroc", "model against shares", 0.4)]
+    >>> table = pl.DataFrame(rows, schema=["name", "predictor", "value"], orient="row")
+    >>> print(in_words(table.with_columns(lower=None, upper=None, interval=pl.lit("none"), subgroup=pl.lit("all"))))
+            model  shares
+    auroc   0.900  0.500
+      gain         +0.400
+    """
+    who = [name for name in table["predictor"].unique(maintain_order=True) if " against " not in str(name)]
+    body: dict[str, dict[str, str]] = {}
     for row in table.iter_rows(named=True):
-        value = "undefined" if row["value"] is None else f"{row['value']:.{digits}f}"
+        gain = row["name"].startswith("gain:")
+        column = row["predictor"].split(" against ")[1] if gain else row["predictor"]
+        label = row["name"].removeprefix("gain:") + ("" if row["subgroup"] == "all" else f" ({row['subgroup']})")
+        value = "undefined" if row["value"] is None else f"{row['value']:{'+' if gain else ''}.{digits}f}"
         reach = "" if row["lower"] is None else f" [{row['lower']:.{digits}f}, {row['upper']:.{digits}f}]"
-        lines.append((row["name"], row["predictor"] or "", value + reach))
-    widths = [max((len(line[i]) for line in lines), default=0) for i in range(2)]
-    return "\n".join(f"{name:<{widths[0]}}  {who:<{widths[1]}}  {number}".rstrip() for name, who, number in lines)
+        body.setdefault(f"{label}\n  gain" if gain else label, {})[column] = value + reach
+    lines = [
+        ["", *map(str, who)],
+        *([label.split("\n")[-1], *(cells.get(name, "") for name in who)] for label, cells in body.items()),
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(who) + 1)]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
