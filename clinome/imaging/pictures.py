@@ -1,0 +1,101 @@
+"""From a picture or volume to what a network takes: one size, one interpolation, one normalisation, the same when it predicts.
+
+>>> preparation = Preparation((8, 8))
+>>> picture = np.arange(144.0).reshape(1, 12, 12)
+>>> prepared(picture, preparation).shape, round(float(prepared(picture, preparation).mean()), 6)
+((1, 8, 8), 0.0)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinome.core.errors import StudyError
+from clinome.imaging.intensity import Change, standardise, vary, z_score
+from clinome.imaging.resample import Geometry, Spread, draw_geometry, resample
+
+Images = Sequence[NDArray[Any]] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pictures are prepared; it is saved with the weights.
+
+    Attributes
+    ----------
+    shape
+        ([depth,] height, width) that the network takes. Pictures of another shape are scaled to it, sides independently.
+    normalise
+        ``picture``: each picture (each view) gets mean 0 and deviation 1, so that brightness and contrast of the device do not
+        count. Two numbers: a fixed mean and deviation.
+    outside
+        What lies outside of a picture that was turned or shifted: its border goes on (``edge``), or a number.
+    """
+
+    shape: tuple[int, ...]
+    normalise: Literal["picture"] | tuple[float, float] = "picture"
+    outside: Literal["edge"] | float = "edge"
+
+    def __post_init__(self) -> None:
+        if len(self.shape) not in (2, 3) or min(self.shape) < 1:
+            raise StudyError("a network takes pictures of two or three axes", got=self.shape)
+
+
+def prepared(values: NDArray[Any], preparation: Preparation, geometry: Geometry | None = None) -> NDArray[np.float32]:
+    """Return ``values``, (channels, *spatial) or (views, channels, *spatial), as the network takes them."""
+    dims = len(preparation.shape)
+    if values.ndim == dims + 2:
+        return np.stack([prepared(view, preparation, geometry) for view in values])
+    return _normalised(_scaled(values, preparation, geometry), preparation)
+
+
+def augmented(
+    values: NDArray[Any], preparation: Preparation, spread: Spread, change: Change, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return :func:`prepared` values moved within ``spread`` and changed within ``change``; every view by itself."""
+    dims = len(preparation.shape)
+    if values.ndim == dims + 2:
+        return np.stack([augmented(view, preparation, spread, change, generator) for view in values])
+    moved = _scaled(values, preparation, draw_geometry(generator, spread, dims))
+    return _normalised(vary(moved, change, generator), preparation)
+
+
+def _scaled(values: NDArray[Any], preparation: Preparation, geometry: Geometry | None) -> NDArray[np.float32]:
+    shape = preparation.shape
+    if values.ndim != len(shape) + 1:
+        raise StudyError(
+            "a picture does not have the axes that the network takes",
+            got=values.shape,
+            expected=f"(channels, {len(shape)} axes of space), or several views of that",
+        )
+    step = [n / m for n, m in zip(values.shape[1:], shape, strict=True)]
+    # In units of the output's pixels, so that a turn stays one whatever the input's shape was.
+    spacing = [1 / s for s in step]
+    out = resample(values, geometry, shape=shape, spacing=spacing, out_spacing=(1.0,) * len(shape), fill=preparation.outside)
+    return np.asarray(out, dtype=np.float32)
+
+
+def _normalised(values: NDArray[np.float32], preparation: Preparation) -> NDArray[np.float32]:
+    if preparation.normalise == "picture":
+        return z_score(values)
+    return standardise(values, *preparation.normalise)
+
+
+def digest(images: Images, *, most: int = 4096) -> str:
+    """Return a hash of up to ``most`` pictures, spread over all, and of how many there are."""
+    total = hashlib.sha256(str(len(images)).encode())
+    for row in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)):
+        total.update(content(np.asarray(images[int(row)])).encode())
+    return total.hexdigest()
+
+
+def content(image: NDArray[Any]) -> str:
+    """Return the SHA-256 of a picture's type, shape and values."""
+    about = f"{image.dtype.str}{image.shape}".encode()
+    return hashlib.sha256(about + np.ascontiguousarray(image).tobytes()).hexdigest()

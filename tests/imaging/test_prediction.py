@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.testing import assert_allclose
+
+from clinome.core.errors import CohortError, FormatError, TraitError
+from clinome.imaging.models import multi_view, resnet
+from clinome.imaging.pictures import Preparation, prepared
+from clinome.imaging.prediction import Recipe, predict, train_predictor
+from clinome.imaging.resample import Spread, still
+from clinome.imaging.targets import Target
+
+SMALL = resnet.Config(layers=18, width=8, stem="small")
+RECIPE = Recipe(epochs=3, batch=16, spread=Spread(shift=0.05, mirror=(1,)), turns=2, mixup=0.2, precision="float32")
+
+
+def cohort(n: int = 120, *, side: int = 12, seed: int = 0, folds: int = 0) -> tuple[np.ndarray, pl.DataFrame]:
+    """Pictures of a blob whose size says the number and whose brightness says the class, in noise."""
+    generator = np.random.default_rng(seed)
+    size, bright = generator.uniform(1.5, 4.5, n), generator.integers(0, 2, n)
+    place = np.arange(side) - (side - 1) / 2
+    radius = np.hypot(place[:, None], place[None])
+    pictures = (1 / (1 + np.exp(2 * (radius - size[:, None, None])))) * np.where(bright, 1.0, -1.0)[:, None, None]
+    pictures = 100 + 40 * pictures + 5 * generator.standard_normal(pictures.shape)
+    split = (
+        [f"fold_{i % folds + 1}" for i in range(n)]
+        if folds
+        else np.repeat(["train", "validation", "test"], [n // 2, n // 4, n - n // 2 - n // 4])
+    )
+    people = pl.DataFrame(
+        {
+            "example_id": [f"e{i}" for i in range(n)],
+            "participant_id": [f"p{i}" for i in range(n)],
+            "split": list(split),
+            "size": size,
+            "tone": np.where(bright, "light", "dark"),
+        }
+    )
+    return pictures[:, None].astype(np.float32), people
+
+
+def value(metrics: pl.DataFrame, name: str, target: str, predictor: str = "model") -> float:
+    found = metrics.filter((pl.col("name") == name) & (pl.col("target") == target) & (pl.col("predictor") == predictor))
+    return float(found["value"].item())
+
+
+def test_several_targets_are_learnt_beside_floors_and_predicted_anew(tmp_path: Path) -> None:
+    pictures, people = cohort(240)
+    targets = [Target("tone", "classes"), Target("size", "number")]
+    fitted = train_predictor(
+        pictures, people, targets, network=SMALL, preparation=Preparation((12, 12)), out=tmp_path, recipe=Recipe(epochs=8, batch=16)
+    )
+    assert value(fitted.metrics, "auroc", "tone") > 0.95
+    assert value(fitted.metrics, "mae", "size") < 0.5 < value(fitted.metrics, "mae", "size", "mean")
+    assert {"pixels, logistic", "pixels, svm", "histogram, logistic", "components, logistic", "blend", "shares"} <= set(
+        fitted.metrics.filter(pl.col("target") == "tone")["predictor"]
+    )
+    assert set(fitted.predictions["split"]) == {"validation", "test"}
+    test = people["split"].to_numpy() == "test"
+    again = predict(tmp_path, pictures[test], example_ids=people["example_id"].filter(pl.Series(test)).to_list())
+    told = fitted.predictions.filter(pl.col("split") == "test")
+    for column in ("predicted:tone:light", "predicted:size"):
+        assert_allclose(again[column].to_numpy(), told[column].to_numpy(), atol=1e-6)
+    assert set(again["split"]) == {"new"}
+
+
+class Killed(BaseException):
+    pass
+
+
+class Breaking:
+    """Pictures that stop the program at the n-th look."""
+
+    def __init__(self, pictures: np.ndarray, after: int) -> None:
+        self.pictures, self.left = pictures, after
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+        return self.pictures[row]
+
+
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    pictures, people = cohort(60, folds=3)
+    given = {"network": SMALL, "preparation": Preparation((12, 12)), "recipe": RECIPE, "floors": False}
+    targets = [Target("tone", "classes")]
+    whole = train_predictor(pictures, people, targets, out=tmp_path / "whole", **given)  # type: ignore[arg-type]
+    for after in (215, 300):  # in the third epoch of the first network, then in the second network
+        with pytest.raises(Killed):
+            train_predictor(Breaking(pictures, after), people, targets, out=tmp_path / "killed", **given)  # type: ignore[arg-type]
+        assert list((tmp_path / "killed").glob("*.state"))
+    again = train_predictor(pictures, people, targets, out=tmp_path / "killed", **given)  # type: ignore[arg-type]
+    assert again.predictions.equals(whole.predictions)
+    for name in ("fold_1_0.safetensors", "fold_3_0.safetensors", "predictor.json", "predictions.parquet", "metrics.parquet"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_in_folds_nobody_is_predicted_by_a_network_that_saw_them(tmp_path: Path) -> None:
+    """A truth that is noise, learnt by heart: known people are told right, out of fold nobody is."""
+    pictures, people = cohort(48, folds=3, seed=1)
+    noise = np.random.default_rng(5).permutation(np.repeat(["a", "b"], 24))
+    people = people.with_columns(noise=pl.Series(noise))
+    recipe = Recipe(epochs=25, batch=16, average=None, weight_decay=0.0)
+    fitted = train_predictor(
+        pictures,
+        people,
+        [Target("noise", "classes")],
+        network=SMALL,
+        preparation=Preparation((12, 12)),
+        out=tmp_path,
+        recipe=recipe,
+        floors=False,
+    )
+    assert 0.2 < value(fitted.metrics, "auroc", "noise") < 0.8
+    known = predict(tmp_path, pictures, participant_ids=people["participant_id"].to_list())
+    assert_allclose(known["predicted:noise:a"].to_numpy(), fitted.predictions["predicted:noise:a"].to_numpy(), atol=1e-6)
+    strangers = predict(tmp_path, pictures)
+    right = (strangers["predicted:noise:a"].to_numpy() > 0.5) == (noise == "a")
+    assert right.mean() > 0.9  # two of three networks saw each
+
+
+def test_views_are_taken_together_or_one_by_one(tmp_path: Path) -> None:
+    pictures, people = cohort(90)
+    views = np.stack([pictures, pictures[:, :, ::-1]], axis=1)
+    targets = [Target("tone", "classes"), Target("size", "number", helps=True)]
+    for name, network in (("one", SMALL), ("together", multi_view.Config(views=2, widths=(8, 8), size=12))):
+        fitted = train_predictor(
+            views,
+            people,
+            targets,
+            network=network,
+            preparation=Preparation((12, 12)),
+            out=tmp_path / name,
+            recipe=Recipe(epochs=6, batch=16),
+        )
+        assert value(fitted.metrics, "auroc", "tone") > 0.9, name
+        assert not any("size" in column for column in fitted.predictions.columns)
+
+
+def test_volumes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    label = np.arange(40) % 2
+    volumes = generator.standard_normal((40, 1, 6, 8, 8)) + 2 * label[:, None, None, None, None] * (np.arange(6) > 2)[:, None, None]
+    people = cohort(40)[1].with_columns(lesion=pl.Series(label))
+    fitted = train_predictor(
+        volumes,
+        people,
+        [Target("lesion", "classes")],
+        network=resnet.Config(layers=18, dims=3, width=4, stem="small"),
+        preparation=Preparation((6, 8, 8)),
+        out=tmp_path,
+        recipe=Recipe(epochs=10, batch=8, average=None),
+    )
+    assert value(fitted.metrics, "auroc", "lesion") > 0.9
+
+
+def test_a_leaking_split_needs_the_explicit_word(tmp_path: Path) -> None:
+    pictures, people = cohort(40)
+    pictures[30] = pictures[0]  # a copy of a training picture among the test pictures
+    given = {"network": SMALL, "preparation": Preparation((12, 12)), "recipe": Recipe(epochs=1), "floors": False, "out": tmp_path}
+    with pytest.raises(CohortError, match="exact_duplicates"):
+        train_predictor(pictures, people, [Target("tone", "classes")], **given)  # type: ignore[arg-type]
+    fitted = train_predictor(pictures, people, [Target("tone", "classes")], allow=["exact_duplicates"], **given)  # type: ignore[arg-type]
+    assert fitted.leakage.filter(pl.col("severity") == "leak")["n"].sum() >= 1
+
+
+def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
+    pictures, people = cohort(20)
+    given = {"network": SMALL, "preparation": Preparation((12, 12)), "out": tmp_path}
+    with pytest.raises(CohortError, match="who is learnt from"):
+        train_predictor(pictures, people.with_columns(split=pl.lit("test")), [Target("tone", "classes")], **given)  # type: ignore[arg-type]
+    only = people.with_columns(tone=pl.when(pl.col("split") == "train").then(pl.lit("dark")).otherwise("tone"))
+    with pytest.raises(TraitError, match="cannot be learnt"):
+        train_predictor(pictures, only, [Target("tone", "classes")], **given)  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match="no predictor"):
+        predict(tmp_path / "nothing", pictures)
+
+
+def test_preparation_scales_sides_independently_and_ignores_the_device() -> None:
+    picture = np.random.default_rng(0).random((1, 20, 30))
+    preparation = Preparation((10, 10))
+    assert_allclose(prepared(picture, preparation), prepared(3 * picture + 7, preparation), atol=1e-4)
+    assert_allclose(prepared(picture, preparation, still(2)), prepared(picture, preparation), atol=1e-6)
+    fixed = prepared(np.full((1, 4, 4), 127.5), Preparation((4, 4), normalise=(127.5, 127.5)))
+    assert_allclose(fixed, 0.0)
