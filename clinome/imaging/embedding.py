@@ -46,7 +46,7 @@ from clinome.imaging.convert import content_key, squares
 from clinome.imaging.features import Views, views
 from clinome.imaging.floors import WIDTHS as FLOOR_WIDTHS
 from clinome.imaging.floors import floor_features
-from clinome.imaging.learning import Targets, Training, features_of, targets_of, train_encoder, transferred
+from clinome.imaging.learning import Encoder, Targets, Training, features_of, targets_of, train_encoder, transferred
 from clinome.imaging.quality import quality
 from clinome.imaging.stages import Stages
 from clinome.stats.reliability import Estimate
@@ -272,15 +272,12 @@ def _encoder(
     """Make the arm's encoder unless it is there; return the key it was made with. Plain pixels need none."""
     if config.encoder == "pixels":
         return key
-    from clinome.nn.saving import save_model
-
     name, checkpoint = f"{arm.name}.safetensors", stages.folder / f"{arm.name}.checkpoint.safetensors"
     if not config.is_taught:
         key = fingerprint("transfer", config.network, config.weights, config.seed, config.size)
         if not stages.has(name, key):
             with stages.making(name, key) as temporary:
-                model, said = transferred(config.network, config.weights, size=config.size, seed=config.seed)
-                save_model(model, temporary, about=said)
+                transferred(config.network, config.weights, size=config.size, seed=config.seed).save(temporary)
         return key
     taken = {field.name: getattr(config, field.name) for field in fields(Training) if hasattr(config, field.name)}
     settings = Training(**taken, objective=config.encoder)  # type: ignore[arg-type]
@@ -288,10 +285,9 @@ def _encoder(
     key = fingerprint(key, settings, config.weights, arm.learners.tolist(), _content(targets))
     if not stages.has(name, key):
         begun: dict[str, Any] = {"checkpoint": checkpoint, "key": key, "settings": settings, "weights": config.weights}
-        model, losses = train_encoder(pixels, seen, arm.learners, targets=targets, **begun)
-        about = {"settings": asdict(settings), "people": len(arm.learners), "losses": losses}
+        made = train_encoder(pixels, seen, arm.learners, targets=targets, **begun)
         with stages.making(name, key) as temporary:
-            save_model(model, temporary, about=about)
+            made.save(temporary)
     checkpoint.unlink(missing_ok=True)
     return key
 
@@ -311,7 +307,6 @@ def _content(targets: Targets | None) -> list[str]:
 
 def _features(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, config: Config, key: str) -> Features:
     """Return the features of all pictures of the arm's people, in the order of the images table (mapped from disk)."""
-    from clinome.nn.saving import load_model
     from clinome.train.devices import reproducible
 
     rows = pictures_of(seen, arm.phenotyped)
@@ -319,7 +314,7 @@ def _features(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, 
     beside = config.beside_pixels or config.encoder == "pixels"
     widths = FLOOR_WIDTHS if beside else ()
     if not stages.has(name, key):
-        model = None if config.encoder == "pixels" else load_model(stages.folder / f"{arm.name}.safetensors")
+        model = None if config.encoder == "pixels" else Encoder.load(stages.folder / f"{arm.name}.safetensors")
         width = sum(widths) + (0 if model is None else features_of(model, pixels[:1]).shape[1])
         with stages.making(name, key) as temporary, reproducible(config.threads):
             array = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), width))

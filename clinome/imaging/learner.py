@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clinome.imaging.learning import Targets, Training
 from clinome.imaging.models import igwas
-from clinome.imaging.networks import encoder
+from clinome.imaging.networks import encoder, preprocessing
 from clinome.nn.losses import cos_face, nt_xent
 
 _PROJECTION = 64  # width of what the contrastive loss sees (Chen et al. 2020, section 4.2: the features before it are used)
@@ -29,7 +29,7 @@ class Learner(nn.Module):
 
     def __init__(self, settings: Training, *, size: int, n_people: int, targets: Targets | None) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.preprocessing = settings, preprocessing(settings.network)
         if settings.objective == "identity" and settings.network in ("small", "inception_v3"):
             backbone: Any = settings.network  # one of the two
             self.encoder: nn.Module = igwas.Model(igwas.Config(backbone, dimensions=settings.embedding, size=size))
@@ -52,7 +52,8 @@ class Learner(nn.Module):
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Return features (n, n_features) and what each head makes of them."""
-        features = self.encoder.features(pictures)  # type: ignore[operator]
+        scaled = pictures if self.preprocessing is None else self.preprocessing.apply(pictures)
+        features = self.encoder.features(scaled)  # type: ignore[operator]
         found = {"features": features}
         if self.settings.objective == "simclr":
             found["projection"] = self.projection(features)

@@ -18,7 +18,7 @@ Decoupled weight decay regularization. ICLR (2019), arXiv:1711.05101.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -32,6 +32,7 @@ from clinome.imaging.features import DRAWS, Views, augment, draw_pairs, to_tenso
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from clinome.nn.weights import Preprocessing
     from clinome.train.batches import Drawn, Fetch
 
 Objective = Literal["simclr", "identity", "supervised"]
@@ -80,6 +81,37 @@ class Targets(NamedTuple):
     numbers: NDArray[np.float32]
     classes: NDArray[np.int64]
     levels: tuple[int, ...]
+
+
+class Encoder(NamedTuple):
+    """A network with ``features``, how pictures in 0–1 are scaled for it (None: not at all), and what to say of it."""
+
+    network: nn.Module
+    preprocessing: Preprocessing | None
+    about: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the network with all that is said of it."""
+        from clinome.nn.saving import save_model
+
+        scaled = None if self.preprocessing is None else {"mean": self.preprocessing.mean, "std": self.preprocessing.std}
+        save_model(self.network, path, about={**self.about, "preprocessing": scaled})
+
+    @classmethod
+    def load(cls, path: Path) -> Encoder:
+        """Return the network that :meth:`save` wrote, or another that Clinome saved.
+
+        Raises
+        ------
+        FormatError
+            When the file is none.
+        """
+        from clinome.nn.saving import about_model, load_model
+        from clinome.nn.weights import Preprocessing
+
+        about = about_model(path)
+        scaled = about.get("preprocessing")
+        return cls(load_model(path), Preprocessing(tuple(scaled["mean"]), tuple(scaled["std"])) if scaled else None, about)
 
 
 def targets_of(table: pl.DataFrame, people: list[str], taught: NDArray[np.int64]) -> Targets:
@@ -139,8 +171,8 @@ def train_encoder(
     settings: Training,
     targets: Targets | None = None,
     weights: Path | None = None,
-) -> tuple[nn.Module, list[float]]:
-    """Train on all pictures of ``people``; return the encoder and the mean loss of each epoch.
+) -> Encoder:
+    """Train on all pictures of ``people``; ``about`` of what is returned holds the mean loss of each epoch as ``losses``.
 
     Parameters
     ----------
@@ -188,7 +220,8 @@ def train_encoder(
         if weights is not None:
             from clinome.nn.weights import load_weights
 
-            load_weights(learner.backbone, weights)
+            found = load_weights(learner.backbone, weights)
+            learner.preprocessing = found.preprocessing or learner.preprocessing
     steps = max(1, round(n / settings.batch_size))
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state = fit(
@@ -206,11 +239,12 @@ def train_encoder(
             precision=settings.precision,
         ),
     )
-    return learner.encoder.eval(), [record["loss"] for record in state.history]
+    about = {"settings": asdict(settings), "people": len(people), "losses": [record["loss"] for record in state.history]}
+    return Encoder(learner.encoder.eval(), learner.preprocessing, about)
 
 
-def transferred(network: str, weights: Path | None, *, size: int, seed: int) -> tuple[nn.Module, dict[str, str]]:
-    """Return a network that nobody here teaches, ready to apply, and what to say of its weights.
+def transferred(network: str, weights: Path | None, *, size: int, seed: int) -> Encoder:
+    """Return a network that nobody here teaches, ready to apply.
 
     Parameters
     ----------
@@ -225,23 +259,22 @@ def transferred(network: str, weights: Path | None, *, size: int, seed: int) -> 
     """
     import torch
 
-    from clinome.imaging.networks import encoder
-    from clinome.nn.saving import is_saved_model, load_model
+    from clinome.imaging.networks import encoder, preprocessing
+    from clinome.nn.saving import is_saved_model
+    from clinome.nn.weights import load_weights
 
     if weights is not None and is_saved_model(weights):
-        return load_model(weights), {"weights": f"trained by Clinome: {weights.name}"}
+        return Encoder.load(weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = encoder(network, size=size)
     if weights is None:
-        return model.eval(), {"weights": "random"}
-    from clinome.nn.weights import load_weights
-
-    load_weights(model, weights)
-    return model.eval(), {"weights": weights.name}
+        return Encoder(model.eval(), preprocessing(network), {"weights": "random"})
+    found = load_weights(model, weights)
+    return Encoder(model.eval(), found.preprocessing or preprocessing(network), {"weights": weights.name, "sha256": found.sha256})
 
 
-def features_of(model: nn.Module, pixels: NDArray[np.uint8], *, views: int = 1) -> NDArray[np.float32]:
+def features_of(encoder: Encoder, pixels: NDArray[np.uint8], *, views: int = 1) -> NDArray[np.float32]:
     """Return what the network says of pictures, shape (n, size, size, 3): float32, shape (n, n_features).
 
     With 8 ``views`` the features of the four rotations of the picture and of its mirror image are averaged (transferGWAS puts
@@ -250,15 +283,17 @@ def features_of(model: nn.Module, pixels: NDArray[np.uint8], *, views: int = 1) 
     import torch
 
     pictures = to_tensor(pixels)
+    if encoder.preprocessing is not None:
+        pictures = encoder.preprocessing.apply(pictures)
+    features = encoder.network.features
     with torch.inference_mode():
         if views == 1:
-            found: NDArray[np.float32] = model.features(pictures).numpy()  # type: ignore[operator]
+            found: NDArray[np.float32] = features(pictures).numpy()  # type: ignore[operator]
             return found
         total = torch.zeros(())
         for turn in range(4):
-            for mirrored in (False, True):
-                view = torch.rot90(pictures, turn, dims=(2, 3))
-                total = total + model.features(view.flip(3) if mirrored else view)  # type: ignore[operator]
+            view = torch.rot90(pictures, turn, dims=(2, 3))
+            total = total + features(view) + features(view.flip(3))  # type: ignore[operator]
         averaged: NDArray[np.float32] = (total / 8).numpy()
         return averaged
 

@@ -13,6 +13,8 @@ from clinome.core.errors import StudyError
 if TYPE_CHECKING:
     from torch import nn
 
+    from clinome.nn.weights import Preprocessing
+
 Network = Literal["small", "resnet18", "resnet50", "inception_v3", "densenet121"]
 
 
@@ -40,3 +42,10 @@ def encoder(name: str, *, size: int = 224) -> nn.Module:
     if name == "densenet121":
         return densenet.Model(densenet.Config(outputs=0))
     raise StudyError("there is no such network", got=name, expected=", ".join(get_args(Network)))
+
+
+def preprocessing(name: str) -> Preprocessing | None:
+    """Return how pictures are scaled for the network called ``name``: by ImageNet's mean and deviation; None leaves them in 0–1."""
+    from clinome.nn.weights import Preprocessing
+
+    return None if name == "small" else Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from clinome.core.errors import CohortError, NotConverged, TraitError
 from clinome.imaging.features import Views, views
-from clinome.imaging.learning import Training, features_of, targets_of, train_encoder, transferred
-from clinome.nn.saving import load_model, save_model
+from clinome.imaging.learning import Encoder, Training, features_of, targets_of, train_encoder, transferred
 
 SETTINGS = Training(epochs=4, batch_size=8, threads=1)
 
@@ -29,8 +29,8 @@ def small(n_people: int = 16) -> tuple[np.ndarray, Views]:
 def encoder_bytes(folder: Path, settings: Training = SETTINGS, people: int = 12) -> bytes:
     folder.mkdir(exist_ok=True)
     pixels, seen = small()
-    model, _ = train_encoder(pixels, seen, np.arange(people), checkpoint=folder / "c.safetensors", key="k", settings=settings)
-    save_model(model, folder / "e.safetensors")
+    made = train_encoder(pixels, seen, np.arange(people), checkpoint=folder / "c.safetensors", key="k", settings=settings)
+    made.save(folder / "e.safetensors")
     return (folder / "e.safetensors").read_bytes()
 
 
@@ -40,8 +40,8 @@ def test_same_seed_same_bytes_and_other_people_are_not_looked_at(tmp_path: Path)
     assert encoder_bytes(tmp_path / "c", Training(epochs=4, batch_size=8, threads=1, seed=2)) != first
     pixels, seen = small()
     pixels[24:] = 255 - pixels[24:]  # people 12 to 15 do not teach
-    model, _ = train_encoder(pixels, seen, np.arange(12), checkpoint=tmp_path / "d.safetensors", key="k", settings=SETTINGS)
-    save_model(model, tmp_path / "d.enc")
+    made = train_encoder(pixels, seen, np.arange(12), checkpoint=tmp_path / "d.safetensors", key="k", settings=SETTINGS)
+    made.save(tmp_path / "d.enc")
     assert (tmp_path / "d.enc").read_bytes() == first
 
 
@@ -58,10 +58,11 @@ def test_the_callers_torch_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_a_loaded_encoder_gives_the_same_features(tmp_path: Path) -> None:
     pixels, seen = small()
-    model, losses = train_encoder(pixels, seen, np.arange(16), checkpoint=tmp_path / "c.safetensors", key="k", settings=SETTINGS)
-    save_model(model, tmp_path / "e.safetensors")
-    again = features_of(load_model(tmp_path / "e.safetensors"), pixels[3:9])
-    np.testing.assert_allclose(again, features_of(model, pixels)[3:9], rtol=1e-4, atol=1e-5)
+    made = train_encoder(pixels, seen, np.arange(16), checkpoint=tmp_path / "c.safetensors", key="k", settings=SETTINGS)
+    made.save(tmp_path / "e.safetensors")
+    again = features_of(Encoder.load(tmp_path / "e.safetensors"), pixels[3:9])
+    np.testing.assert_allclose(again, features_of(made, pixels)[3:9], rtol=1e-4, atol=1e-5)
+    losses = made.about["losses"]
     assert len(losses) == 4
     assert np.isfinite(losses).all()
 
@@ -130,9 +131,10 @@ def people_who_differ(n_people: int = 24) -> tuple[np.ndarray, Views, pl.DataFra
 def test_identities_lie_apart_and_pictures_of_one_person_together(tmp_path: Path) -> None:
     pixels, seen, _ = people_who_differ()
     settings = Training(objective="identity", epochs=30, batch_size=16, learning_rate=5e-3, embedding=8, threads=1)
-    model, losses = train_encoder(pixels, seen, np.arange(24), checkpoint=tmp_path / "c", key="k", settings=settings)
+    made = train_encoder(pixels, seen, np.arange(24), checkpoint=tmp_path / "c", key="k", settings=settings)
+    losses = made.about["losses"]
     assert losses[-1] < losses[0] / 2
-    found = features_of(model, pixels)
+    found = features_of(made, pixels)
     assert found.shape == (48, 8)  # the embedding, as iGWAS reads it
     unit = (found - found.mean(axis=0)) / np.linalg.norm(found - found.mean(axis=0), axis=1, keepdims=True)
     cosine = unit @ unit.T
@@ -150,9 +152,10 @@ def test_targets_of_both_kinds_are_learned_at_once_and_missing_ones_are_left_out
     taught = np.arange(40)
     targets = targets_of(gaps, seen.people, taught)
     settings = Training(objective="supervised", epochs=40, batch_size=20, learning_rate=3e-3, threads=1)
-    model, losses = train_encoder(pixels, seen, taught, checkpoint=tmp_path / "c", key="k", settings=settings, targets=targets)
+    made = train_encoder(pixels, seen, taught, checkpoint=tmp_path / "c", key="k", settings=settings, targets=targets)
+    losses = made.about["losses"]
     assert losses[-1] < losses[0] / 3
-    found, new = features_of(model, pixels), seen.person >= 40
+    found, new = features_of(made, pixels), seen.person >= 40
     light = known["light"].to_numpy()[seen.person]
     design = np.column_stack([np.ones(len(found)), found])
     solved = np.linalg.lstsq(design[~new], light[~new], rcond=1e-3)[0]
@@ -177,25 +180,49 @@ def test_targets_beside_identities_change_what_is_learned(tmp_path: Path) -> Non
     targets = targets_of(known.select("participant_id", "shape"), seen.people, np.arange(24))
     settings = Training(objective="identity", epochs=2, batch_size=16, embedding=8, threads=1)
     made = [
-        train_encoder(pixels, seen, np.arange(24), checkpoint=tmp_path / f"c{k}", key="k", settings=settings, targets=some)[1]
+        train_encoder(pixels, seen, np.arange(24), checkpoint=tmp_path / f"c{k}", key="k", settings=settings, targets=some)
         for k, some in enumerate((None, targets))
     ]
-    assert made[1][0] > made[0][0]
+    assert made[1].about["losses"][0] > made[0].about["losses"][0]
 
 
 def test_a_network_that_nobody_here_teaches() -> None:
     pixels, _ = small()
-    one, said = transferred("resnet18", None, size=16, seed=1)
-    assert said == {"weights": "random"}
-    again, _ = transferred("resnet18", None, size=16, seed=1)
+    one = transferred("resnet18", None, size=16, seed=1)
+    assert one.about == {"weights": "random"}
+    again = transferred("resnet18", None, size=16, seed=1)
     np.testing.assert_array_equal(features_of(one, pixels[:2]), features_of(again, pixels[:2]))
-    assert not np.allclose(features_of(transferred("resnet18", None, size=16, seed=2)[0], pixels[:2]), features_of(one, pixels[:2]))
+    assert not np.allclose(features_of(transferred("resnet18", None, size=16, seed=2), pixels[:2]), features_of(one, pixels[:2]))
 
 
 def test_eight_views_do_not_change_when_the_picture_is_turned_or_mirrored() -> None:
     pixels, _ = small()
-    model, _ = transferred("resnet18", None, size=16, seed=1)
+    model = transferred("resnet18", None, size=16, seed=1)
     wanted = features_of(model, pixels[:3], views=8)
     for other in (np.rot90(pixels[:3], axes=(1, 2)), pixels[:3, :, ::-1]):
         np.testing.assert_allclose(features_of(model, np.ascontiguousarray(other), views=8), wanted, rtol=1e-4, atol=1e-5)
     assert not np.allclose(features_of(model, pixels[:3]), wanted, rtol=1e-3)
+
+
+def test_weights_of_another_program_are_applied_with_their_scaling(tmp_path: Path) -> None:
+    pixels, _ = small()
+    random = transferred("resnet18", None, size=16, seed=7)
+    file = tmp_path / "resnet18.safetensors"
+    save_file({f"module.{name}": value.clone() for name, value in random.network.state_dict().items()}, file)
+    applied = transferred("resnet18", file, size=16, seed=1)
+    np.testing.assert_array_equal(features_of(applied, pixels[:2]), features_of(random, pixels[:2]))
+    assert applied.about["weights"] == "resnet18.safetensors"
+    applied.save(tmp_path / "kept.safetensors")
+    again = transferred("small", tmp_path / "kept.safetensors", size=16, seed=1)  # a saved network says itself what it is
+    np.testing.assert_allclose(features_of(again, pixels[:2]), features_of(random, pixels[:2]), rtol=1e-5)
+
+
+def test_training_may_begin_with_weights(tmp_path: Path) -> None:
+    pixels, seen = small()
+    begun = transferred("resnet18", None, size=16, seed=7)
+    save_file({name: value.clone() for name, value in begun.network.state_dict().items()}, tmp_path / "w.safetensors")
+    settings = Training(objective="identity", network="resnet18", epochs=1, batch_size=16, learning_rate=1e-9, threads=1)
+    given = {"checkpoint": tmp_path / "c", "key": "k", "settings": settings}
+    made = train_encoder(pixels, seen, np.arange(16), weights=tmp_path / "w.safetensors", **given)
+    for (name, value), start in zip(made.network.named_parameters(), begun.network.parameters(), strict=True):
+        torch.testing.assert_close(value, start, atol=1e-6, rtol=0, msg=name)
