@@ -78,12 +78,17 @@ def read_square(path: Path, *, size: int) -> NDArray[np.uint8]:
     Scaling down averages over all pixels it covers (no aliasing of thin vessels).
     """
     pixels = read_picture(path, at_least=2 * size)
+    if 0 in pixels.shape:
+        raise FormatError("the picture has no pixels", where=path)
+    return scaled_square(pixels, size)
+
+
+def scaled_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Cut the largest centred square from ``pixels``, shape (height, width, 3), and scale it to (size, size, 3)."""
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels
     side = min(height, width)
-    if side == 0:
-        raise FormatError("the picture has no pixels", where=path)
     pillow = need("PIL.Image", "imaging")
     top, start = (height - side) / 2, (width - side) / 2
     scaled = pillow.fromarray(pixels).resize((size, size), pillow.Resampling.BILINEAR, box=(start, top, start + side, top + side))

@@ -165,7 +165,7 @@ def low_resolution(values: NDArray[Any], factor: float) -> Values:
     from torch.nn import functional as F
 
     sides = values.shape[1:]
-    whole = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None]
+    whole = torch.from_numpy(np.require(values, np.float32, ("C", "W")))[None]
     small = F.interpolate(whole, size=[max(round(n / factor), 1) for n in sides], mode="area")
     mode = "bilinear" if len(sides) == 2 else "trilinear"
     return np.asarray(F.interpolate(small, size=sides, mode=mode, align_corners=False)[0].numpy())

@@ -441,7 +441,7 @@ def _sample(source: NDArray[np.float32], grid: Tensor, fill: Fill, *, nearest: b
     if not isinstance(fill, str) and (level := _by_channel(fill, len(source), source.ndim)).any():
         return _sample(source - level, grid, 0.0, nearest=nearest) + level
     padding = {"edge": "border", "reflect": "reflection"}[fill] if isinstance(fill, str) else "zeros"
-    read = torch.from_numpy(np.ascontiguousarray(source))[None]
+    read = torch.from_numpy(np.require(source, requirements=("C", "W")))[None]  # torch wants no read-only array
     out = F.grid_sample(read, grid[None], "nearest" if nearest else "bilinear", padding, align_corners=False)
     return np.asarray(out[0].numpy())
 
