@@ -117,17 +117,18 @@ class Config:
         outputs: int,
         widths: tuple[int, ...],
         *,
-        halvings: tuple[Steps, ...] | None = None,
-        kernels: tuple[Steps, ...] | None = None,
+        halvings: Sequence[Sequence[int]] | None = None,
+        kernels: Sequence[Sequence[int]] | None = None,
         supervised: int = 1,
     ) -> Config:
         """Return nnU-Net's plain network (Isensee et al. 2021), whose shape :mod:`clinome.imaging.planner` chooses."""
-        shape = {"halvings": halvings, "kernels": kernels}
+        steps, sides = (None if each is None else tuple((d, h, w) for d, h, w in each) for each in (halvings, kernels))
         return cls(
             channels_in,
             outputs,
             widths,
-            **shape,
+            steps,
+            sides,
             norm="instance",
             slope=0.01,
             down="stride",
