@@ -77,9 +77,43 @@ IMAGES = Table(
         Column("modality", pl.String, "e.g. 'fundus photograph'", required=False),
         Column("site", pl.String, "imaging centre", required=False),
         Column("scanner", pl.String, "camera or scanner", required=False),
+        Column("series", pl.String, "SeriesInstanceUID, where 'path' is a folder of DICOM series", required=False),
+        Column(
+            "spacing_mm", pl.String, "between neighbours, '[depth x ]height x width' in mm, e.g. '3 x 0.5 x 0.5'", required=False
+        ),
+        Column("orientation", pl.String, "where the file's axes run, e.g. 'LPS': to Left, Posterior, Superior", required=False),
+        Column("inverted", pl.Boolean, "low values are bright and the file does not say so: mirror them", required=False),
+        Column("content_sha256", pl.String, "hash of the decoded values: equal for the very same picture", required=False),
+        Column("fingerprint", pl.String, "64-bit hash of the looks, 16 hexadecimal digits: near for copies", required=False),
+        Column(
+            "fingerprint_detail", pl.String, "512-bit hash of the looks, 128 hexadecimal digits: confirms copies", required=False
+        ),
     ),
     key=("image_id",),
     others="numeric nuisance columns (illumination, blur, …)",
+)
+SET_ASIDE = Table(
+    "set_aside",
+    "a picture or series that could not be read",
+    (
+        Column("image_id", pl.String, "as in images", nullable=False),
+        Column("participant_id", pl.String, "as in images; null where the file does not say", required=False),
+        Column("path", pl.String, "as in images", nullable=False),
+        Column("what", pl.String, "the kind of fault, alike for alike faults", nullable=False),
+        Column("reason", pl.String, "the fault with its place, one line", nullable=False),
+    ),
+    key=("image_id",),
+)
+DUPLICATES = Table(
+    "duplicates",
+    "a picture that repeats an earlier one",
+    (
+        Column("image_id", pl.String, "the picture", nullable=False),
+        Column("duplicate_of", pl.String, "the earlier picture", nullable=False),
+        Column("kind", pl.String, "'exact' (the same values) or 'near' (the same looks)", nullable=False),
+        Column("share_of_bits", pl.Float64, "bits of the looks that differ, 0–1", nullable=False),
+    ),
+    key=("image_id", "duplicate_of"),
 )
 VARIANTS = Table(
     "variants",
@@ -413,6 +447,8 @@ TABLES: tuple[Table, ...] = (
     PHENOTYPES,
     COVARIATES,
     IMAGES,
+    SET_ASIDE,
+    DUPLICATES,
     VARIANTS,
     SUMMARY_STATISTICS,
     INTERACTIONS,
