@@ -81,7 +81,8 @@ def scan(files: Files, table: pl.DataFrame, people: Sequence[str], out: Path) ->
     """Associate every variant with the rank-normal phenotypes of ``people``; ``single`` is the first axis's own −log10 p."""
     mine = pl.DataFrame({"participant_id": people}).join(table, on="participant_id", maintain_order="left")
     names = [name for name in mine.columns if name != "participant_id"]
-    ranked = mine.with_columns(pl.Series(name, rank_inverse_normal(mine[name].to_numpy())) for name in names)
+    values = rank_inverse_normal(mine.select(names).to_numpy())
+    ranked = mine.with_columns(pl.Series(name, values[:, k]) for k, name in enumerate(names))
     genotypes = open_genotypes(str(files.genotypes))
     try:
         results = associate(genotypes, ranked, out=out, omnibus_sets={"all": mine}, options=Options(radial_omnibus=True, threads=1))

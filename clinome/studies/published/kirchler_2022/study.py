@@ -1,0 +1,94 @@
+"""transferGWAS on pictures whose truth is known: power against the number of people, by what a network was taught.
+
+A hundred variants act on all of the drawn anatomy at once (half of each latent's variance together), ten thousand on nothing. Ten
+axes of each encoder's features are scanned in 1,250 to 5,000 people whom no encoder has seen. Beside the encoders that were taught
+on other people of the cohort stand the two that a user without weights would have: a ResNet-50 with random weights, and one that
+was taught on procedural shapes. Neither has seen ImageNet: --weights puts a file of weights that a user has beside them.
+
+    python -m clinome.studies.published.kirchler_2022.study --out results
+
+A run that is killed goes on when the command is given again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from clinome.core.files import write_json
+from clinome.core.provenance import provenance
+from clinome.imaging.embedding import Config
+from clinome.imaging.features import views
+from clinome.imaging.learning import Training, targets_of, train_encoder
+from clinome.simulate.pleiotropy import Cohort, simulate_cohort
+from clinome.simulate.shapes import draw_shapes
+from clinome.studies.picture_power import measure, phenotypes, sides
+
+COHORT = Cohort(participants=6_500, causal=100, null=10_000)
+TAUGHT, SIZES = 1_500, (1_250, 2_500, 5_000)
+SMALL = Cohort(participants=620, causal=20, null=300, size=32, heritability=0.8)
+BASE = Config(dimensions=10, beside_pixels=False, epochs=24, threads=1)
+
+
+def encoders(out: Path, *, weights: Path | None, small: bool, threads: int) -> dict[str, Config]:
+    """Return the settings of each encoder by its name."""
+    base = replace(BASE, threads=threads, size=32, epochs=3) if small else replace(BASE, threads=threads)
+    taught = {"SimCLR": replace(base, encoder="simclr"), "identity margin": replace(base, encoder="identity")}
+    applied = replace(base, encoder="transfer", network="resnet18" if small else "resnet50")
+    found = {**taught, "random weights": applied, "plain pixels": replace(base, encoder="pixels")}
+    found["procedural shapes"] = replace(applied, weights=shapes_network(out, applied, small=small))
+    if weights is not None:
+        found[weights.name] = replace(applied, weights=weights)
+    return found
+
+
+def shapes_network(out: Path, config: Config, *, small: bool) -> Path:
+    """Teach a network to read the numbers that procedural pictures were drawn from, once; return its file."""
+    path = out / "shapes.safetensors"
+    if path.exists():
+        return path
+    n = 64 if small else 3_000
+    pictures, numbers = draw_shapes(n, size=config.size, generator=np.random.default_rng([config.seed, 31]))
+    names = [f"S{k:05d}" for k in range(n)]
+    seen = views(pl.DataFrame({"participant_id": names}))
+    targets = targets_of(numbers.insert_column(0, pl.Series("participant_id", names)), seen.people, np.arange(n))
+    settings = Training("supervised", config.network, epochs=1 if small else 5, batch_size=32, threads=config.threads)
+    given: dict[str, Any] = {"checkpoint": out / "shapes.checkpoint.safetensors", "key": f"shapes {n}", "settings": settings}
+    train_encoder(pictures, seen, np.arange(n), targets=targets, **given).save(path)
+    return path
+
+
+def run(data: Path | None, out: Path, *, small: bool = False, threads: int = 1, weights: Path | None = None) -> dict[str, Any]:
+    """Simulate, embed, scan and count; write ``figures.json`` and ``power.parquet`` into ``out``; return the figures."""
+    start = time.process_time()
+    cohort = SMALL if small else COHORT
+    files = simulate_cohort(out / "cohort", cohort, processes=threads)
+    who = sides(files, taught=300 if small else TAUGHT, seed=cohort.seed)
+    chosen = encoders(out, weights=weights, small=small, threads=threads)
+    tables = {name: phenotypes(files, who, config, out / "encoders" / name) for name, config in chosen.items()}
+    power = measure(files, who, tables, (160, 320) if small else SIZES, out / "scans")
+    power.write_parquet(out / "power.parquet")
+    figures = {
+        "power": power.to_dicts(),
+        "cpu_seconds": time.process_time() - start,
+        "provenance": provenance(settings={"cohort": cohort, "taught": len(who.taught), "base": str(BASE)}, seed=cohort.seed),
+    }
+    write_json(out / "figures.json", figures)
+    return figures
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--weights", type=Path)
+    print(pl.DataFrame(run(**vars(parser.parse_args()))["power"]))

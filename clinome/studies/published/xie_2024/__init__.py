@@ -1,0 +1,1 @@
+"""Pictures embedded by who is on them, each eye scanned alone: Xie et al. 2024 (iGWAS)."""
