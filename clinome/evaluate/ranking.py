@@ -4,8 +4,8 @@ Examples are sorted once. Positives and negatives at each level of the score, we
 all that a resample needs: sorting is never repeated. Where few people own many examples (pixels of twenty photographs), the levels
 are tables of people and a resample is a matrix product; otherwise weights are gathered in the sorted order.
 
-Above 200,000 examples the *resampled* values rest on 16,384 levels of equal numbers of examples, ties within a level counted
-half; the value itself is always exact.
+Of more than 16,384 distinct scores the *resampled* values rest on so many levels of equal numbers of examples, ties within a level
+counted half; the value itself is always exact.
 
 References
 ----------
@@ -29,7 +29,7 @@ from clinome.evaluate.measuring import Array, Metric, Prepare, Prepared
 Weights = NDArray[np.float64]
 Curve = Callable[[Weights, Weights], Weights]  # positives and negatives at each level, lowest score first: (b, n_levels) → (b,)
 Weigh = Callable[[Weights], Iterator[tuple[Weights, Weights]]]  # counts → positives and negatives at each level, in blocks
-_MANY, _LEVELS = 200_000, 1 << 14
+_LEVELS = 1 << 14
 _AT_ONCE = 1 << 22
 _TABLE_PAYS = 25  # a product costs so much less an element than a gather
 
@@ -90,7 +90,7 @@ def rank(truth: Array, score: Array, person: NDArray[np.intp], n_participants: i
     level = np.cumsum(new) - 1
     levels = int(level[-1]) + 1
     of_positive, of_all = (np.bincount(some, minlength=levels).astype(np.float64) for some in (level[positive], level))
-    if len(order) > _MANY and levels > _LEVELS:
+    if levels > _LEVELS:
         coarse = np.flatnonzero(new) * _LEVELS // len(order)
         level = (np.cumsum(np.append(True, coarse[1:] != coarse[:-1])) - 1)[level]
     tables = _of_people if n_participants * (level[-1] + 1) <= _TABLE_PAYS * len(order) else _of_rows
