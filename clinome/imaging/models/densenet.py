@@ -31,6 +31,7 @@ from clinome.nn.example import Example, supervised_example
 from clinome.nn.losses import supervised
 from clinome.nn.norms import Norm, norm
 from clinome.nn.soft_attention import Pool, pooling
+from clinome.nn.weights import IMAGENET, RADIMAGENET, TORCHVISION, Layout, Preprocessing, Source, numbered
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _MAX_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -54,6 +55,38 @@ class Config:
     def tiny(cls) -> Config:
         """Return the smallest network that still has every part, for tests."""
         return cls(blocks=(2, 2), growth=6, width=12, outputs=3, pool="attention")
+
+
+HEADS = ("classifier.",)
+LAYOUTS = (Layout("MONAI", ((r"^(.*denselayer\d+)\.layers\.", r"\1."), (r"^class_layers\.out\.", "classifier."))),)
+WEIGHTS = (
+    Source(
+        "torchvision/densenet121",
+        Config(),
+        ("densenet121-*.pth",),
+        IMAGENET,
+        TORCHVISION,
+        "Huang G et al. CVPR (2017), doi:10.1109/CVPR.2017.243",
+        layout=Layout("torchvision", ((r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"),)),  # names of torch 0.3
+        named_by_hash=True,
+    ),
+    Source(
+        "torchxrayvision/densenet121",
+        Config(channels_in=1, outputs=18),
+        ("*densenet121-d121-*best.pt", "densenet121-res224-*"),
+        Preprocessing((0.5,), (1 / 2048,), 224),  # −1024 … 1024
+        "Apache-2.0",
+        "Cohen JP et al. TorchXRayVision. MIDL (2022), arXiv:2111.00595",
+        layout=Layout("TorchXRayVision", leave=("op_threshs$",)),
+    ),
+    Source(
+        "radimagenet/densenet121",
+        Config(),
+        ("DenseNet121.pt", "RadImageNet*DenseNet121*.pt"),
+        *RADIMAGENET,
+        layout=numbered("RadImageNet", ["features"]),
+    ),
+)
 
 
 def example(config: Config, batch: int = 2) -> Example:

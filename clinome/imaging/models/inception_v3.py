@@ -32,6 +32,7 @@ from clinome.nn.example import Example, supervised_example
 from clinome.nn.losses import supervised
 from clinome.nn.norms import Norm, norm
 from clinome.nn.soft_attention import Pool, pooling
+from clinome.nn.weights import RADIMAGENET, TORCHVISION, Preprocessing, Source, numbered
 
 Kernel = int | tuple[int, int]
 
@@ -125,6 +126,29 @@ class Config:
     def tiny(cls) -> Config:
         """Return the smallest network that still has every part, for tests."""
         return cls(outputs=3, auxiliary=True, dropout=0.1, width=1 / 16, pool="attention")
+
+
+_STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", None, "Conv2d_3b_1x1", "Conv2d_4a_3x3", None)  # None: max pooling
+
+HEADS = ("fc.", "AuxLogits.")
+WEIGHTS = (
+    Source(
+        "torchvision/inception_v3",
+        Config(auxiliary=True),
+        ("inception_v3_google-*.pth",),
+        Preprocessing((0.5,) * 3, (0.5,) * 3, 299),  # what torchvision's transform_input makes of ImageNet's mean and spread
+        TORCHVISION,
+        "Szegedy C et al. CVPR (2016), doi:10.1109/CVPR.2016.308",
+        named_by_hash=True,
+    ),
+    Source(
+        "radimagenet/inception_v3",
+        Config(),
+        ("InceptionV3.pt", "RadImageNet*InceptionV3*.pt"),
+        *RADIMAGENET,
+        layout=numbered("RadImageNet", [*_STEM, *CELLS]),  # its file has no auxiliary head among the parts
+    ),
+)
 
 
 def example(config: Config, batch: int = 2) -> Example:

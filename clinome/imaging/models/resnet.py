@@ -31,7 +31,9 @@ from clinome.nn.example import Example, supervised_example
 from clinome.nn.losses import supervised
 from clinome.nn.norms import Norm, norm
 from clinome.nn.soft_attention import Pool, pooling
+from clinome.nn.weights import IMAGENET, RADIMAGENET, TORCHVISION, Source, numbered
 
+_LAYERS: tuple[Literal[18, 34, 50, 101], ...] = (18, 34, 50, 101)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -55,6 +57,30 @@ class Config:
     def tiny(cls) -> Config:
         """Return the smallest network that still has every part, for tests."""
         return cls(layers=18, outputs=3, width=8, stem="small", pool="attention")
+
+
+HEADS = ("fc.",)
+WEIGHTS = (
+    *(
+        Source(
+            f"torchvision/resnet{layers}",
+            Config(layers=layers),
+            (f"resnet{layers}-*.pth",),
+            IMAGENET,
+            TORCHVISION,
+            "He K et al. CVPR (2016), doi:10.1109/CVPR.2016.90",
+            named_by_hash=True,
+        )
+        for layers in _LAYERS
+    ),
+    Source(
+        "radimagenet/resnet50",
+        Config(layers=50),
+        ("ResNet50.pt", "RadImageNet*ResNet50*.pt"),
+        *RADIMAGENET,
+        layout=numbered("RadImageNet", ["conv1", "bn1", None, None, "layer1", "layer2", "layer3", "layer4"]),
+    ),
+)
 
 
 def example(config: Config, batch: int = 2) -> Example:

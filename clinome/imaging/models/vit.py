@@ -21,6 +21,7 @@ doi:10.1038/s41586-023-06555-x (RETFound).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,7 @@ from torch.nn import functional as F
 from clinome.core.errors import SchemaError
 from clinome.nn.example import Example, supervised_example
 from clinome.nn.losses import supervised
+from clinome.nn.weights import IMAGENET, TORCHVISION, Layout, Source
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,83 @@ class Config:
     pool: Literal["class", "average"] = "class"
 
     @classmethod
-    def base(cls) -> Config:
+    def base(cls, *, pool: Literal["class", "average"] = "class") -> Config:
         """Return ViT-B/16."""
-        return cls(width=768, layers=12, heads=12)
+        return cls(width=768, layers=12, heads=12, pool=pool)
 
     @classmethod
-    def large(cls) -> Config:
+    def large(cls, *, pool: Literal["class", "average"] = "class") -> Config:
         """Return ViT-L/16."""
-        return cls(width=1024, layers=24, heads=16)
+        return cls(width=1024, layers=24, heads=16, pool=pool)
 
     @classmethod
     def tiny(cls) -> Config:
         """Return the smallest network that still has every part, for tests."""
         return cls(size=32, patch=8, outputs=3, width=32, layers=2, heads=4)
+
+
+_AUTOENCODER = Layout("masked autoencoder", leave=("decoder_", "mask_token"))
+_IN_BLOCK = {"ln_1": "norm1", "ln_2": "norm2", "self_attention.out_proj": "attn.proj", "mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2"}
+_TORCHVISION = Layout(
+    "torchvision",
+    (
+        ("^class_token$", "cls_token"),
+        ("^encoder.pos_embedding$", "pos_embed"),
+        ("^conv_proj.", "patch_embed.proj."),
+        ("^encoder.ln.", "norm."),
+        ("^heads.head.", "head."),
+        (r"^encoder.layers.encoder_layer_(\d+).self_attention.in_proj_", r"blocks.\1.attn.qkv."),
+        *(
+            (rf"^encoder.layers.encoder_layer_(\d+).{re.escape(theirs)}.", rf"blocks.\1.{ours}.")
+            for theirs, ours in _IN_BLOCK.items()
+        ),
+    ),
+)
+
+HEADS = ("head.",)
+WEIGHTS = (
+    *(
+        Source(
+            f"torchvision/vit_{letter}_16",
+            config,
+            (f"vit_{letter}_16-*.pth",),
+            IMAGENET,
+            TORCHVISION,
+            "Dosovitskiy A et al. ICLR (2021), arXiv:2010.11929",
+            layout=_TORCHVISION,
+            named_by_hash=True,
+        )
+        for letter, config in (("b", Config.base()), ("l", Config.large()))
+    ),
+    *(
+        Source(
+            f"retfound/{kind}",
+            Config.large(pool="average"),
+            files,
+            IMAGENET,
+            "CC BY-NC 4.0, on request from its authors",
+            "Zhou Y et al. Nature 622, 156–163 (2023), doi:10.1038/s41586-023-06555-x",
+            layout=_AUTOENCODER,
+            hub=hub,
+        )
+        for kind, hub, files in (
+            ("cfp", "YukunZhou/RETFound_mae_natureCFP", ("RETFound_cfp_weights.pth", "RETFound_mae_natureCFP.pth")),
+            ("oct", "YukunZhou/RETFound_mae_natureOCT", ("RETFound_oct_weights.pth", "RETFound_mae_natureOCT.pth")),
+        )
+    ),
+    *(
+        Source(
+            f"mae/vit_{name}",
+            config,
+            (f"mae_pretrain_vit_{name}.pth",),
+            IMAGENET,
+            "CC BY-NC 4.0",
+            "He K et al. CVPR (2022), doi:10.1109/CVPR52688.2022.01553",
+            layout=_AUTOENCODER,
+        )
+        for name, config in (("base", Config.base(pool="average")), ("large", Config.large(pool="average")))
+    ),
+)
 
 
 def example(config: Config, batch: int = 2) -> Example:
