@@ -18,9 +18,9 @@ import polars as pl
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from clinome.core.errors import FormatError, OutputError, need
+from clinome.core.errors import FormatError, OutputError
 from clinome.core.progress import track
-from clinome.formats.picture import read_picture
+from clinome.formats.picture import read_square
 
 _BLOCK = 256  # pictures decoded ahead of the writer
 
@@ -66,33 +66,10 @@ def squares(images: pl.DataFrame, *, root: Path, path: Path, size: int, mirror: 
 
 def _decoded(files: list[Path], size: int, threads: int) -> Iterator[NDArray[np.uint8]]:
     """Yield the squares of ``files`` in order; Pillow decodes without holding the interpreter's lock."""
-    read = partial(read_square, size=size)
+    read = partial(read_square, side=size, gap=2)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         for start in range(0, len(files), _BLOCK):
             yield from pool.map(read, files[start : start + _BLOCK])
-
-
-def read_square(path: Path, *, size: int) -> NDArray[np.uint8]:
-    """Read one picture, cut the largest centred square from it, and scale that to ``size``: shape (size, size, 3).
-
-    Scaling down averages over all pixels it covers (no aliasing of thin vessels).
-    """
-    pixels = read_picture(path, at_least=2 * size)
-    if 0 in pixels.shape:
-        raise FormatError("the picture has no pixels", where=path)
-    return scaled_square(pixels, size)
-
-
-def scaled_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Cut the largest centred square from ``pixels``, shape (height, width, 3), and scale it to (size, size, 3)."""
-    height, width = pixels.shape[:2]
-    if height == width == size:
-        return pixels
-    side = min(height, width)
-    pillow = need("PIL.Image", "imaging")
-    top, start = (height - side) / 2, (width - side) / 2
-    scaled = pillow.fromarray(pixels).resize((size, size), pillow.Resampling.BILINEAR, box=(start, top, start + side, top + side))
-    return np.asarray(scaled)
 
 
 def content_key(images: pl.DataFrame, root: Path) -> list[tuple[str, int, int]]:

@@ -39,7 +39,7 @@ from clinome.core.errors import FormatError, OutputError, StudyError
 from clinome.core.files import usable_folder, write_json
 from clinome.core.machine import free_disk, free_memory
 from clinome.core.progress import track
-from clinome.formats.picture import read_picture
+from clinome.formats.picture import read_square
 from clinome.imaging.intensity import Change, vary
 from clinome.imaging.resample import Fill, Spread, draw_geometry, resample, resample_labels
 from clinome.train.batches import Drawn, Fetch, example_generator
@@ -335,19 +335,17 @@ def _in_order(decode: Read, rows: Sequence[int], threads: int) -> Iterator[tuple
                 future.cancel()
 
 
-def pictures(images: pl.DataFrame, *, root: Path, side: int, mirror: bool = True) -> Read:
+def pictures(images: pl.DataFrame, *, root: Path, side: int, mirror: bool = True, gap: float | None = 2.0) -> Read:
     """Return what decodes row by row the photographs of ``images``: centred squares, (3, side, side) uint8, left eyes mirrored.
 
-    Scaling down averages over all pixels; a JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 of its size that has ``side``
-    pixels. Arguments are those of :func:`clinome.imaging.convert.squares`.
+    ``gap`` is that of :func:`clinome.formats.picture.read_square`; the other arguments are those of
+    :func:`clinome.imaging.convert.squares`.
     """
-    from clinome.imaging.convert import scaled_square
-
     files = images["path"].to_list()
     left = images["laterality"].to_list() if mirror and "laterality" in images.columns else [None] * len(files)
 
     def read(row: int) -> Sample:
-        pixels = scaled_square(read_picture(root / files[row], at_least=side), side)
+        pixels = read_square(root / files[row], side=side, gap=gap)
         return Sample(np.ascontiguousarray(np.moveaxis(pixels[:, ::-1] if left[row] == "left" else pixels, -1, 0)))
 
     return read

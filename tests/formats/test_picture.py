@@ -11,7 +11,7 @@ from PIL import Image
 
 from clinome.core.errors import FormatError, OutputError
 from clinome.formats import picture
-from clinome.formats.picture import read_picture, write_picture
+from clinome.formats.picture import read_picture, read_square, write_picture
 
 
 def noise(height: int, width: int, seed: int = 1) -> np.ndarray:
@@ -114,3 +114,37 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         write_picture(tmp_path / "file" / "a.png", noise(2, 2))
+
+
+@pytest.mark.parametrize("gap", [None, 1, 2])
+def test_the_middle_square_is_scaled_down_by_averaging(tmp_path: Path, gap: float | None) -> None:
+    wide = np.zeros((40, 100, 3), np.uint8)
+    wide[:, 30:70] = np.where(np.arange(40) % 2 == 0, 0, 200)[None, :, None]  # the middle, in stripes of a pixel
+    write_picture(tmp_path / "a.png", wide)
+    small = read_square(tmp_path / "a.png", side=10, gap=gap)
+    assert small.shape == (10, 10, 3)
+    assert np.abs(small[:, 1:-1].astype(int) - 100).max() <= 12  # no stripes alias
+    write_picture(tmp_path / "b.png", wide[:, 30:70])
+    np.testing.assert_array_equal(read_square(tmp_path / "b.png", side=40), wide[:, 30:70])
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_the_short_cut_of_a_square_changes_little(tmp_path: Path, name: str) -> None:
+    blocks = noise(6, 6).repeat(100, axis=0).repeat(100, axis=1)
+    write_picture(tmp_path / name, blocks)
+    whole = read_square(tmp_path / name, side=60).astype(int)
+    for gap, most in ((1, 5), (2, 1)):
+        assert np.abs(read_square(tmp_path / name, side=60, gap=gap) - whole).mean() < most
+
+
+def test_a_square_is_upright_in_colours_without_transparency(tmp_path: Path) -> None:
+    pixels = noise(20, 20)
+    exif = Image.Exif()
+    exif[274] = 6  # turned a quarter
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_square(tmp_path / "turned.png", side=20), np.rot90(pixels, -1))
+    clear = Image.fromarray(np.dstack([pixels, np.zeros((20, 20), np.uint8)]))
+    clear.save(tmp_path / "clear.png")
+    assert read_square(tmp_path / "clear.png", side=10).max() == 0
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_square(tmp_path / "deep.png", side=20), pixels[:, :, :1].repeat(3, axis=2))

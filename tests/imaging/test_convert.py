@@ -11,7 +11,7 @@ from clinome.core.schema import IMAGES
 from clinome.formats.picture import write_picture
 from clinome.formats.table import read_checked
 from clinome.imaging import convert
-from clinome.imaging.convert import content_key, read_square, squares
+from clinome.imaging.convert import content_key, squares
 
 
 def table(tmp_path: Path, pictures: list[np.ndarray], sides: list[str | None]) -> pl.DataFrame:
@@ -46,15 +46,6 @@ def test_the_digest_follows_the_pixels_not_the_files_nor_the_threads(tmp_path: P
     assert squares(images, root=tmp_path, path=tmp_path / "a.npy", size=17) != first
     write_picture(tmp_path / "3.png", np.zeros((16, 16, 3), np.uint8))
     assert squares(images, root=tmp_path, path=tmp_path / "a.npy", size=16) != first
-
-
-def test_the_middle_square_is_scaled_down_by_averaging(tmp_path: Path) -> None:
-    wide = np.zeros((40, 100, 3), np.uint8)
-    wide[:, 30:70] = np.where(np.arange(40) % 2 == 0, 0, 200)[None, :, None]  # the middle, in stripes of a pixel
-    write_picture(tmp_path / "a.png", wide)
-    small = read_square(tmp_path / "a.png", size=10)
-    assert small.shape == (10, 10, 3)
-    assert np.abs(small[:, 1:-1].astype(int) - 100).max() <= 12  # no stripes alias
 
 
 def test_a_broken_picture_is_one_error_that_names_it(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ import torch
 
 from clinome.core.errors import FormatError, OutputError, StudyError
 from clinome.core.machine import used_memory
-from clinome.formats.picture import write_picture
+from clinome.formats.picture import read_square, write_picture
 from clinome.imaging import loading
-from clinome.imaging.convert import read_square
 from clinome.imaging.intensity import Change, z_score
 from clinome.imaging.loading import Augmentation, Sample, decode_once, fetching, pictures
 from clinome.imaging.resample import Spread
@@ -205,8 +204,8 @@ def test_photographs_are_read_as_squares_with_left_eyes_mirrored(tmp_path, gener
         write_picture(tmp_path / name, generator.integers(0, 255, (40, 52, 3)).astype(np.uint8))
     images = pl.DataFrame({"path": ["a.png", "b.png"], "laterality": ["right", "left"]})
     read = pictures(images, root=tmp_path, side=24)
-    assert np.array_equal(read(0).values, np.moveaxis(read_square(tmp_path / "a.png", size=24), -1, 0))
-    assert np.array_equal(read(1).values, np.moveaxis(read_square(tmp_path / "b.png", size=24)[:, ::-1], -1, 0))
+    assert np.array_equal(read(0).values, np.moveaxis(read_square(tmp_path / "a.png", side=24), -1, 0))
+    assert np.array_equal(read(1).values, np.moveaxis(read_square(tmp_path / "b.png", side=24)[:, ::-1], -1, 0))
     assert np.array_equal(pictures(images, root=tmp_path, side=24, mirror=False)(1).values, read(1).values[:, :, ::-1])
     (tmp_path / "b.png").write_bytes(b"")
     decoded = decode_once(read, 2, folder=tmp_path / "kept")
