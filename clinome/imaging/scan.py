@@ -283,6 +283,17 @@ def placed(values: NDArray[Any], affine: NDArray[np.float64], **about: Any) -> S
     return Scan(on_body_grid(values, grid), spacing, affine @ _index_in_file(grid), grid=grid, **about)
 
 
+def file_axes(affine: NDArray[np.float64]) -> str:
+    """Say where the axes of a file run, most nearly: 'LPS' is to Left, to Posterior, to Superior.
+
+    >>> file_axes(np.array([[0, -1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, -3.0, 0], [0, 0, 0, 1]]))
+    'PRI'
+    """
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    order = max(permutations(range(3)), key=lambda body: sum(abs(columns[d, a]) for a, d in enumerate(body)))
+    return "".join("LPS"[d] if columns[d, a] > 0 else "RAI"[d] for a, d in enumerate(order))
+
+
 def on_body_grid(values: NDArray[Any], grid: Grid) -> NDArray[Any]:
     """Turn an array in the file's order, shape (channels, \\*grid.shape), to the body's; a view of the same numbers."""
     turned = values.transpose(0, *(1 + axis for axis in grid.axes))
