@@ -44,6 +44,8 @@ _CALLED = {
     "torch.serialization": {"_get_layout"},
 }
 
+_OLD_NAMES = {"__builtin__": "builtins"}  # torch writes pickles that Python 2 could read
+
 
 class Converted(NamedTuple):
     """How many tensors were written, and the sha256 of the file they came from."""
@@ -136,6 +138,7 @@ class _Unpickler(pickle.Unpickler):
     """Gives out what rebuilds tensors, and shells for all else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = _OLD_NAMES.get(module, module)
         if name in _CALLED.get(module, ()) or (module == "torch" and name.endswith("Storage")):
             return getattr(sys.modules.get(module) or collections, name)
         return type(name, (_Shell,), {})

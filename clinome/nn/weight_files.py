@@ -161,7 +161,10 @@ def check_lock(found: Found, digest: str) -> None:
         When it is another file than before.
     """
     lock = found.path.with_name(LOCK)
-    known: dict[str, str] = json.loads(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+    try:
+        known: dict[str, str] = json.loads(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise FormatError("the lock of the weights is not JSON", where=lock, got=error, do="remove it, if you know why") from error
     before = known.get(found.path.name)
     if before is not None and before != digest:
         raise FormatError(
@@ -226,13 +229,13 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error) and "WeightsUnpickler" not in str(error):
-            raise _broken(path, error) from error
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused is None and ("Unsupported operand" in str(error) or "WeightsUnpickler" not in str(error)):
+            raise _broken(path, "the bytes are not those of a pickle") from error
         raise FormatError(
             "the file is a pickle that holds more than tensors, and reading those can run code",
             where=path,
-            got=refused[1] if refused else str(error).splitlines()[0],
+            got=refused[1] if refused else "a call that rebuilds no tensor",
             expected="tensors by name",
             do=f"if you trust where it comes from: clinome convert --weights {path} --out {path.stem}.safetensors --trust",
         ) from error
@@ -241,7 +244,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     return tensors_inside(loaded)
 
 
-def _broken(path: Path, error: Exception) -> FormatError:
+def _broken(path: Path, error: Exception | str) -> FormatError:
     said = (str(error) or type(error).__name__).splitlines()[0]
     return FormatError("the file of weights cannot be read", where=path, got=said, do="fetch it again")
 
