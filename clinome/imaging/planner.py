@@ -139,12 +139,6 @@ class Plan:
         """What the sides of an image must be multiples of."""
         return tuple(prod(step[axis] for step in self.halvings) for axis in range(self.dims))
 
-    @property
-    def window(self) -> tuple[int, ...]:
-        """What to segment at once: the patch, or the median image rounded up where that is larger by less than one halving."""
-        whole = (-(-size // step) * step for size, step in zip(self.shape, self.divisor, strict=True))
-        return tuple(w if w - p <= step else p for w, p, step in zip(whole, self.patch, self.divisor, strict=True))
-
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
         write_json(path, asdict(self))

@@ -146,10 +146,7 @@ def test_pictures_have_no_volumes() -> None:
     assert plan_network(alike(5, (64, 64), (1.0, 1.0))).slice_axis is None
 
 
-def test_in_bounded_time_a_patch_lies_within_the_image_and_is_segmented_whole() -> None:
+def test_in_bounded_time_a_patch_lies_within_the_image() -> None:
     plan = plan_network(alike(208, (36, 50, 35), (1.0, 1.0, 1.0)), Budget(seconds=240, flops_per_second=1.3e11))
     assert plan.patch == (32, 48, 32)
-    assert plan.window == (40, 56, 40)
     assert "rounded down" in plan.reasons["patch"]
-    large = plan_network(alike(20, (200, 200, 200), (1.0, 1.0, 1.0)), Budget(seconds=240))
-    assert large.window == large.patch
