@@ -122,6 +122,7 @@ def train_predictor(
     preparation: Preparation,
     out: Path,
     recipe: Recipe | None = None,
+    weights: Path | None = None,
     floors: bool = True,
     allow: Collection[str] = (),
     seed: int = 0,
@@ -139,6 +140,8 @@ def train_predictor(
         where they are there. The pictures' content is compared in any case.
     network
         The ``Config`` of a file in ``imaging/models``; its ``outputs`` and ``channels_in`` are set here.
+    weights
+        A file of weights that every network begins with; random ones otherwise.
     floors
         Whether the floors of :mod:`clinome.imaging.pixel_floors` are computed beside.
     allow
@@ -161,13 +164,13 @@ def train_predictor(
     found = _see_leakage(images, examples, targets, allow)
     parts = _parts(examples)
     settings = {"network": _named(network), "preparation": asdict(preparation), "recipe": asdict(recipe)}
-    key = fingerprint(digest(images), examples.write_csv(), [asdict(one) for one in targets], settings, seed)
+    key = fingerprint(digest(images), examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed)
     coded = {part.name: code(targets, examples, part.train) for part in parts}
     said: dict[str, NDArray[np.float64]] = {}
     for part in parts:
         truth = encode(coded[part.name], examples)
         for member in range(recipe.members):
-            _train(out, part, member, images, truth, coded[part.name], network, preparation, recipe, key, seed)
+            _train(out, part, member, images, truth, coded[part.name], network, preparation, recipe, key, seed, weights)
         models = _members(out, part.name, recipe)
         for name, values in answers(models, images, part.answer, coded[part.name], preparation, recipe).items():
             said.setdefault(name, np.full((examples.height, values.shape[1]), np.nan))[part.answer] = values
@@ -200,6 +203,7 @@ def _train(
     recipe: Recipe,
     key: str,
     seed: int,
+    weights: Path | None,
 ) -> None:
     """Train a member of a part and save it, unless it is there."""
     from clinome.imaging.supervised import fit_network
@@ -221,6 +225,7 @@ def _train(
         checkpoint=path.with_suffix(".state"),
         key=key,
         seed=seed + 1000 * member,
+        weights=weights,
     )
     save_model(model, path, about={"key": key})
     path.with_suffix(".state").unlink(missing_ok=True)

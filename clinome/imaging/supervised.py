@@ -28,6 +28,7 @@ from clinome.imaging.pictures import Images, Preparation, augmented, prepared
 from clinome.imaging.prediction import Recipe
 from clinome.imaging.resample import draw_geometry
 from clinome.imaging.targets import Coded, decode, loss
+from clinome.nn.weights import load_weights
 from clinome.train.batches import Drawn, example_generator, permutation
 from clinome.train.devices import reproducible
 from clinome.train.loop import Settings, Validate, fit
@@ -50,6 +51,7 @@ def fit_network(
     checkpoint: Path | None,
     key: str,
     seed: int,
+    weights: Path | None = None,
 ) -> nn.Module:
     """Train one network on the rows ``train`` and return it; validate after each epoch on the rows ``validation``, if any.
 
@@ -61,12 +63,16 @@ def fit_network(
         The ``Config`` of a file in ``imaging/models``.
     checkpoint, key
         Where the training is saved after each epoch, and what it depends on.
+    weights
+        A file of weights to begin with (:func:`clinome.nn.weights.load_weights`; heads are left out).
     """
     draw = permutation(len(train), recipe.batch, seed=seed)
     each = max(1, round(len(train) / recipe.batch))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = built(network, coded, np.asarray(images[int(train[0])]), preparation)
+        if weights is not None:
+            load_weights(model, weights)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     optimiser = kinds[recipe.optimiser](model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     total = each * recipe.epochs
