@@ -37,7 +37,7 @@ from clinome.imaging.shape_floor import likeliest, mean_shape
 
 STRUCTURES = {"anterior": 1, "posterior": 2}
 FOLDS, SEED, HELD_OUT = 5, 20261125, 4
-BUDGET = Budget(seconds=330, flops_per_second=1.3e11)  # a fold, on one core
+BUDGET = Budget(seconds=240, flops_per_second=1.3e11)  # a fold, on one core
 MEAN = Metric("dice", additive(lambda _, dice: dice[:, None].astype(np.float64), lambda sums, n: sums[:, 0] / n))
 
 
