@@ -1,12 +1,13 @@
 """Who or what stands on both sides of a split: found before training, printed with the result.
 
-A *leak* is what lets a model know a test example beforehand: the same person, family, example or file on two sides. A *warning*
-wants a look: pictures so alike that they may be one picture, or copies that disagree in their label. *Information* is how the split
-is made: sites and dates. A check without its column is ``not checked``, which is not the same as ``clean``.
+A *leak* is what lets a model know a test example beforehand: the same person, family, example, file or picture on two sides. A
+*warning* wants a look: pictures that may be one picture, or copies that disagree in their label. *Information* is how the split is
+made: sites and dates. A check without its column is ``not checked``, which is not the same as ``clean``.
 
-Near duplicates are pairs of 64-bit fingerprints that differ in few bits. They are found without comparing all pairs: cut into k + r
-pieces, two fingerprints that differ in at most k bits agree in at least r pieces, so it is enough to sort by every choice of r
-pieces and compare neighbours (multi-index hashing); r grows until neighbours are few.
+Near duplicates are pairs of 64-bit fingerprints that differ in few bits. Scans of one organ in one pose can be as alike, so such a
+pair is a warning; where a longer fingerprint (``fingerprint_detail``) agrees, it is a leak. Pairs are found without comparing
+everything with everything: cut into k + r pieces, two fingerprints that differ in at most k bits agree in at least r pieces, so it
+is enough to sort by every choice of r pieces and compare neighbours (multi-index hashing); r grows until neighbours are few.
 
 References
 ----------
@@ -23,9 +24,10 @@ and Machine Intelligence 36:1107–1119 (2014), doi:10.1109/TPAMI.2013.231.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -47,7 +49,8 @@ def leakage(
     *,
     participants: pl.DataFrame | None = None,
     targets: Sequence[str] = (),
-    max_distance: int = 4,
+    max_distance: int = 6,
+    max_detail: float = 0.06,
 ) -> pl.DataFrame:
     """Check a split; return ``core.schema.LEAKAGE``: a row a check and pair of splits in which something was found.
 
@@ -55,7 +58,8 @@ def leakage(
     ----------
     examples
         example_id, participant_id and what there is of split, ``content_sha256`` (of the file or the pixels), ``fingerprint``
-        (a 64-bit perceptual hash as 16 hexadecimal digits), site, date, family_id and the ``targets``.
+        (a 64-bit perceptual hash as 16 hexadecimal digits), ``fingerprint_detail`` (a longer one), site, date, family_id and the
+        ``targets``. Pictures have them from :func:`clinome.imaging.fingerprint.fingerprint_of`.
     splits
         split by example_id or by participant_id; None: ``examples`` have it. Examples without a split are left out.
     participants
@@ -64,6 +68,8 @@ def leakage(
         Columns of labels, to see whether copies agree.
     max_distance
         Bits in which the fingerprints of near duplicates differ at most.
+    max_detail
+        Share of the bits in which their ``fingerprint_detail`` differ at most.
 
     Returns
     -------
@@ -79,7 +85,8 @@ def leakage(
     """
     table = _with_split(examples, splits, participants)
     rows = [*_examples(table), *_groups(table, "participants", "participant_id"), *_groups(table, "families", "family_id")]
-    rows += [*_exact(table), *_near(table, max_distance), *_labels(table, targets, max_distance), *_sites(table), *_time(table)]
+    rows += [*_exact(table), *_near(table, max_distance, max_detail), *_labels(table, targets, max_distance, max_detail)]
+    rows += [*_sites(table), *_time(table)]
     schema = {column.name: column.dtype for column in LEAKAGE.columns}
     return check(pl.DataFrame(rows, schema=schema, orient="row"), LEAKAGE)
 
@@ -206,42 +213,99 @@ def _exact(table: pl.DataFrame) -> Iterator[Row]:
     yield from _pairs("exact_duplicates", held, "leak", "examples whose very content is in the other split too")
 
 
-def _near(table: pl.DataFrame, max_distance: int) -> Iterator[Row]:
-    """Fingerprints that differ in few bits, in two splits."""
+class _Looks(NamedTuple):
+    """Distinct pictures by their fingerprints: codes (n,), details (n, words) if any, and which of them each row of a table is."""
+
+    codes: NDArray[np.uint64]
+    details: NDArray[np.uint64] | None
+    which: NDArray[np.intp]
+    rows: NDArray[np.intp]  # of the table, that have a fingerprint
+
+    def pairs(self, max_distance: int, max_detail: float) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield blocks of pairs of distinct pictures that look the same."""
+        for a, b in near_pairs(self.codes, max_distance=max_distance):
+            if self.details is None:
+                yield a, b
+            else:
+                apart = np.bitwise_count(self.details[a] ^ self.details[b]).sum(axis=1)
+                same = apart <= max_detail * 64 * self.details.shape[1]
+                yield a[same], b[same]
+
+
+def _looks(table: pl.DataFrame) -> _Looks:
+    """Read the fingerprints of a table."""
+    columns = [name for name in ("fingerprint", "fingerprint_detail") if name in table.columns]
+    known = table.select(columns).with_row_index("row").drop_nulls()
+    distinct = known.select(columns).unique(maintain_order=True).with_row_index("which")
+    which = known.join(distinct, on=columns, how="left", maintain_order="left")["which"]
+    words = [_words(distinct[name]) for name in columns]
+    if words[0].shape[1] != 1:
+        raise SchemaError(
+            "a fingerprint is not a hash of 64 bits",
+            where="column 'fingerprint'",
+            got=distinct["fingerprint"][0],
+            expected="16 hexadecimal digits",
+        )
+    return _Looks(
+        words[0][:, 0],
+        words[1] if len(words) > 1 else None,
+        which.to_numpy().astype(np.intp),
+        known["row"].to_numpy().astype(np.intp),
+    )
+
+
+def _words(fingerprints: pl.Series) -> NDArray[np.uint64]:
+    """Return hexadecimal fingerprints, all of one length, as 64-bit words: (n, n_words)."""
+    text = fingerprints.cast(pl.String)
+    digits = int(text.str.len_chars().max() or 16) if len(text) else 16  # type: ignore[arg-type]
+    wrong = ~text.str.contains(r"^([0-9a-fA-F]{16})+$") | (text.str.len_chars() != digits)
+    if wrong.any():
+        raise SchemaError(
+            "a fingerprint is not a hash in hexadecimal digits",
+            where=f"column {fingerprints.name!r}",
+            got=text.filter(wrong)[0],
+            expected="16 hexadecimal digits for every 64 bits, the same number in all rows",
+        )
+    return np.frombuffer(bytes.fromhex("".join(text)), dtype=">u8").astype(np.uint64).reshape(len(text), -1 if len(text) else 1)
+
+
+def _near(table: pl.DataFrame, max_distance: int, max_detail: float) -> Iterator[Row]:
+    """Pictures that look the same, in two splits."""
     if "fingerprint" not in table.columns:
         yield from _not_checked("near_duplicates", "fingerprint")
         return
-    known = table.filter(pl.col("fingerprint").is_not_null())
-    splits, side = np.unique(known["split"].to_numpy().astype(str), return_inverse=True)
+    looks = _looks(table)
+    splits, side = np.unique(table["split"].to_numpy().astype(str)[looks.rows], return_inverse=True)
     names = [str(name) for name in splits]
-    hashes, which = np.unique(_bits(known["fingerprint"]), return_inverse=True)
-    on = np.zeros((len(hashes), len(names)), dtype=bool)  # splits in which a fingerprint, or one near it, occurs
-    on[which, side] = True
+    on = np.zeros((len(looks.codes), len(names)), dtype=bool)  # splits in which a picture, or one that looks the same, occurs
+    on[looks.which, side] = True
     near = on.copy()
     try:
-        for a, b in near_pairs(hashes, max_distance=max_distance):
+        for a, b in looks.pairs(max_distance, max_detail):
             np.logical_or.at(near, a, on[b])
             np.logical_or.at(near, b, on[a])
     except CohortError as error:
         yield ("near_duplicates", "", None, "", "not checked", error.what)
         return
+    sure = looks.details is not None
+    note = f"examples whose fingerprint is within {max_distance} bits of one in the other split"
+    if sure:
+        note += f", and the detail within {max_detail:.0%}"
     found = False
-    ids = known["example_id"]
     for one, other in combinations(range(len(names)), 2):
         trained = one if _trained_on(names[one], names[other]) == names[one] else other
-        rows = np.flatnonzero((side == one + other - trained) & near[which, trained])
+        rows = looks.rows[(side == one + other - trained) & near[looks.which, trained]]
         if len(rows):
             found = True
-            note = f"examples with a fingerprint within {max_distance} bits of one in the other split"
-            yield ("near_duplicates", f"{names[one]}, {names[other]}", len(rows), _some(ids[rows]), "warning", note)
+            some = _some(table["example_id"].gather(rows))
+            yield ("near_duplicates", f"{names[one]}, {names[other]}", len(rows), some, "leak" if sure else "warning", note)
     if not found:
         yield ("near_duplicates", "", 0, "", "clean", "")
 
 
-def _labels(table: pl.DataFrame, targets: Sequence[str], max_distance: int) -> Iterator[Row]:
+def _labels(table: pl.DataFrame, targets: Sequence[str], max_distance: int, max_detail: float) -> Iterator[Row]:
     """Copies whose labels differ, in whatever split."""
-    columns = [name for name in ("content_sha256", "fingerprint") if name in table.columns]
-    if not columns or not targets:
+    if not targets or not {"content_sha256", "fingerprint"} & set(table.columns):
         yield ("conflicting_labels", "", None, "", "not checked", "there are no targets, or no content_sha256 and no fingerprint")
         return
     found = False
@@ -249,39 +313,38 @@ def _labels(table: pl.DataFrame, targets: Sequence[str], max_distance: int) -> I
         known = table.filter(pl.col(target).is_not_null())
         label = np.unique(known[target].cast(pl.String).to_numpy().astype(str), return_inverse=True)[1]
         wrong = np.zeros(known.height, dtype=bool)
-        for column in columns:
-            wrong |= _conflicts(known[column], label, max_distance if column == "fingerprint" else None)
+        if "content_sha256" in known.columns:
+            rows = np.flatnonzero(known["content_sha256"].is_not_null().to_numpy())
+            which = np.unique(known["content_sha256"].gather(rows).to_numpy().astype(str), return_inverse=True)[1]
+            wrong[rows] |= _differ(label[rows], which, ())
+        if "fingerprint" in known.columns:
+            looks = _looks(known)
+            with suppress(CohortError):  # fingerprints that tell nothing are the matter of the check of near duplicates
+                wrong[looks.rows] |= _differ(label[looks.rows], looks.which, looks.pairs(max_distance, max_detail))
         if wrong.any():
             found = True
-            ids = known["example_id"].gather(np.flatnonzero(wrong))
+            of_wrong = known.filter(wrong)
+            splits = ", ".join(of_wrong["split"].unique().sort())
             note = f"examples whose copy has another {target!r}"
-            splits = ", ".join(sorted(known["split"].gather(np.flatnonzero(wrong)).unique()))
-            yield ("conflicting_labels", splits, int(wrong.sum()), _some(ids), "warning", note)
+            yield ("conflicting_labels", splits, of_wrong.height, _some(of_wrong["example_id"]), "warning", note)
     if not found:
         yield ("conflicting_labels", "", 0, "", "clean", "")
 
 
-def _conflicts(column: pl.Series, label: NDArray[np.intp], max_distance: int | None) -> NDArray[np.bool_]:
-    """Tell for each row whether a row of the same content (or a near fingerprint) has another label."""
-    given = column.is_not_null().to_numpy()
-    wrong = np.zeros(len(column), dtype=bool)
-    if not given.any():
-        return wrong
-    values = column.filter(column.is_not_null())
-    keys = values.to_numpy().astype(str) if max_distance is None else _bits(values)
-    distinct, which = np.unique(keys, return_inverse=True)
-    low, high = np.full(len(distinct), len(label)), np.full(len(distinct), -1)
-    np.minimum.at(low, which, label[given])
-    np.maximum.at(high, which, label[given])
+def _differ(
+    label: NDArray[np.intp], which: NDArray[np.intp], pairs: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]]
+) -> NDArray[np.bool_]:
+    """Tell for each row whether a row of the same thing, or of one paired with it, has another label."""
+    n = int(which.max(initial=-1)) + 1
+    low, high = np.full(n, np.iinfo(np.intp).max), np.full(n, -1)
+    np.minimum.at(low, which, label)
+    np.maximum.at(high, which, label)
     differs = low != high
-    if max_distance is not None:
-        with suppress(CohortError):  # said by the check of near duplicates; equal fingerprints are compared all the same
-            for a, b in near_pairs(distinct, max_distance=max_distance):
-                apart = (low[a] != low[b]) | (high[a] != high[b])
-                differs[a[apart]] = True
-                differs[b[apart]] = True
-    wrong[given] = differs[which]
-    return wrong
+    for a, b in pairs:
+        apart = (low[a] != low[b]) | (high[a] != high[b])
+        differs[a[apart]] = True
+        differs[b[apart]] = True
+    return np.asarray(differs[which])
 
 
 def _sites(table: pl.DataFrame) -> Iterator[Row]:
@@ -314,22 +377,8 @@ def _time(table: pl.DataFrame) -> Iterator[Row]:
         yield ("time", "", None, "", "not checked", "no split is named 'train'")
 
 
-def _bits(fingerprints: pl.Series) -> NDArray[np.uint64]:
-    """Return hexadecimal fingerprints as 64-bit numbers."""
-    text = fingerprints.cast(pl.String).str.strip_prefix("0x")
-    wrong = ~text.str.contains(r"^[0-9a-fA-F]{16}$")
-    if wrong.any():
-        raise SchemaError(
-            "a fingerprint is not a hash of 64 bits",
-            where="column 'fingerprint'",
-            got=text.filter(wrong)[0],
-            expected="16 hexadecimal digits",
-        )
-    return np.frombuffer(bytes.fromhex("".join(text)), dtype=">u8").astype(np.uint64)
-
-
 def near_pairs(hashes: NDArray[np.uint64], *, max_distance: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield pairs of places in ``hashes`` (distinct 64-bit numbers) that differ in at most ``max_distance`` bits.
+    """Yield pairs of places in ``hashes`` (64-bit numbers, mostly distinct) that differ in at most ``max_distance`` bits.
 
     Pairs come in blocks of two arrays, and may come more than once.
 
@@ -342,7 +391,7 @@ def near_pairs(hashes: NDArray[np.uint64], *, max_distance: int) -> Iterator[tup
     """
     if not 0 <= max_distance <= 16:
         raise ValueError(f"the distance of near duplicates is 0 to 16 bits, got {max_distance}")
-    if max_distance == 0 or len(hashes) < 2:
+    if len(hashes) < 2:
         return
     for key_bits in _keys(hashes, max_distance):
         order = np.argsort(hashes & key_bits)
