@@ -51,6 +51,7 @@ _OTHERS = (
     (b"<!DOCTYPE html", "a web page, perhaps of a failed download", "download it again"),
     (b"<html", "a web page, perhaps of a failed download", "download it again"),
 )
+_UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _ENVELOPED = bytes.fromhex("06092a864886f70d0107")  # the object identifier of PKCS #7 / CMS contents
 
@@ -193,8 +194,8 @@ def _refuse_others(path: Path, first: bytes) -> None:
     )
 
 
-def _truncated(path: Path, got: str) -> FormatError:
-    return FormatError("the DICOM file is truncated or corrupt", where=path, got=got, do="copy the file again")
+def _truncated(path: Path, got: str, expected: str | None = None) -> FormatError:
+    return FormatError("the DICOM file is truncated or corrupt", where=path, got=got, expected=expected, do="copy the file again")
 
 
 def _header(path: Path, dataset: Any) -> Header:
@@ -220,6 +221,7 @@ def _header(path: Path, dataset: Any) -> Header:
     groups = items_of(dataset, "PerFrameFunctionalGroupsSequence")
     if groups and len(groups) < frames:
         raise _truncated(path, f"{len(groups)} of {frames} frames are described")
+    _refuse_short(path, dataset, syntax, int(rows * columns) * frames)
     side = next((text_of(dataset, name) for name in ("ImageLaterality", "Laterality") if text_of(dataset, name)), "")
     side = side or text_of(functional_group(dataset, 0, "FrameAnatomySequence"), "FrameLaterality")
     instance = text_of(dataset, "SOPInstanceUID")
@@ -239,6 +241,18 @@ def _header(path: Path, dataset: Any) -> Header:
         date=_day(text_of(dataset, "AcquisitionDate") or text_of(dataset, "StudyDate")),
         scanner=" ".join(filter(None, (text_of(dataset, "Manufacturer"), text_of(dataset, "ManufacturerModelName")))) or None,
     )
+
+
+def _refuse_short(path: Path, dataset: Any, syntax: str, pixels: int) -> None:
+    """Refuse a file that is shorter than its uncompressed pixels alone."""
+    if syntax not in _UNCOMPRESSED:
+        return
+    bits = (number_of(dataset, "BitsAllocated") or 1) * (number_of(dataset, "SamplesPerPixel") or 1)
+    if text_of(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+        bits *= 2 / 3
+    size, least = path.stat().st_size, int(pixels * bits / 8)
+    if size < least:
+        raise _truncated(path, f"{size:,} bytes", f"at least {least:,} bytes of pixels")
 
 
 def _plane(path: Path, dataset: Any, frame: int) -> Plane:

@@ -92,7 +92,12 @@ def read_nifti_header(path: str | Path) -> NiftiHeader:
     path = Path(path)
     with _opened(path) as file:
         header, shape = _header(path, file)
-        return NiftiHeader(shape, *_place(path, header))
+        needed = int(header.get_data_offset()) + int(np.prod(shape, dtype=object)) * int(header["bitpix"]) // 8
+        made = NiftiHeader(shape, *_place(path, header))
+    size = path.stat().st_size
+    if size < needed and not _is_compressed(path):
+        raise _broken(path, f"{size:,} bytes", f"{needed:,}")
+    return made
 
 
 def read_nifti(path: str | Path) -> Nifti:
@@ -148,6 +153,12 @@ def write_nifti(path: str | Path, values: NDArray[Any], affine: NDArray[np.float
 
 
 # ------------------------------------------------------------------------------------------------------------------------ reading
+
+
+def _is_compressed(path: Path) -> bool:
+    """Tell whether a file is gzip."""
+    with path.open("rb") as file:
+        return file.read(2) == _GZIP
 
 
 class _opened:
