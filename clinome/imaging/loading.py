@@ -41,6 +41,7 @@ from clinome.core.machine import free_disk, free_memory
 from clinome.core.progress import track
 from clinome.formats.picture import read_square
 from clinome.imaging.intensity import Change, vary
+from clinome.imaging.reading import fault_of
 from clinome.imaging.resample import Fill, Spread, draw_geometry, resample, resample_labels
 from clinome.train.batches import Drawn, Fetch, example_generator
 
@@ -74,6 +75,7 @@ class Sample(NamedTuple):
 
 
 Read = Callable[[int], Sample]
+Faults = dict[int, tuple[str, str]]  # of rows: what is wrong and the reason, as in core.schema.SET_ASIDE
 
 
 @dataclass(frozen=True)
@@ -87,19 +89,21 @@ class Decoded:
     rows
         Those that could be decoded, ascending, int64.
     set_aside
-        The others, and why.
+        The others: (what, reason), as :func:`clinome.imaging.reading.set_aside_table` takes them.
     size
         Bytes that all arrays take.
     """
 
     read: Read
     rows: NDArray[np.int64]
-    set_aside: dict[int, str]
+    set_aside: Faults
     size: int
 
     def __getitem__(self, row: int) -> Sample:
         if int(row) in self.set_aside:
-            raise StudyError("this example was set aside", got=f"row {row}: {self.set_aside[int(row)]}", do="draw from .rows alone")
+            raise StudyError(
+                "this example was set aside", got=f"row {row}: {self.set_aside[int(row)][1]}", do="draw from .rows alone"
+            )
         return self.read(int(row))
 
 
@@ -142,18 +146,18 @@ def decode_once(
     else:
         decoded = _on_disk(decode, n, usable_folder(folder), key, threads, title)
     if not len(decoded.rows):
-        raise FormatError(f"none of {n:,} examples can be read; the first says: {next(iter(decoded.set_aside.values()))}")
+        raise FormatError(f"none of {n:,} examples can be read; the first says: {next(iter(decoded.set_aside.values()))[1]}")
     return decoded
 
 
 def _in_memory(decode: Read, n: int, memory: int | None, threads: int, title: str) -> Decoded:
     budget = memory if memory is not None else (free_memory() or (8 << 30)) // 2
     kept: dict[int, Sample] = {}
-    bad: dict[int, str] = {}
+    bad: Faults = {}
     size = 0
     for row, result in track(_in_order(decode, range(n), threads), title, total=n):
         if isinstance(result, FormatError):
-            bad[row] = str(result)
+            bad[row] = fault_of(result)
             continue
         kept[row] = result
         size += _size(result)
@@ -172,7 +176,7 @@ def _on_disk(decode: Read, n: int, folder: Path, key: str, threads: int, title: 
     index = _index(folder, n, parts, key)
     todo = np.flatnonzero((index["offset"] == _NOT_YET).any(axis=1))
     about: dict[str, Any] = json.loads((folder / "decoded.json").read_text(encoding="utf-8"))
-    bad = {int(row): str(reason) for row, reason in about["set_aside"].items()}
+    bad: Faults = {int(row): (what, reason) for row, (what, reason) in about["set_aside"].items()}
     if len(todo):
         _refuse_full(decode, todo, folder)
         bad |= _write(decode, todo, folder, index, key, bad, threads, title)
@@ -196,7 +200,8 @@ def _index(folder: Path, n: int, parts: int, key: str) -> np.memmap[Any, Any]:
             return open_memmap(folder / "index.npy", mode="r+")
     except (OSError, ValueError, KeyError):
         pass  # absent, or not what this function leaves: begun anew
-    (folder / "decoded.json").unlink(missing_ok=True)
+    for old in ("decoded.json", "index.npy", "arrays.bin"):
+        (folder / old).unlink(missing_ok=True)
     index = open_memmap(folder / "index.npy", mode="w+", dtype=_ENTRY, shape=(n, parts))
     index["offset"] = _NOT_YET
     index.flush()
@@ -230,10 +235,10 @@ def _write(
     folder: Path,
     index: np.memmap[Any, Any],
     key: str,
-    bad: dict[int, str],
+    bad: Faults,
     threads: int,
     title: str,
-) -> dict[int, str]:
+) -> Faults:
     """Append the examples ``todo`` to the file; an entry goes into the index only when its bytes are on the disk."""
     bad, written = dict(bad), 0
     waiting: list[tuple[int, NDArray[Any]]] = []
@@ -255,7 +260,7 @@ def _write(
                 for row, result in track(_in_order(decode, todo.tolist(), threads), title, total=len(todo)):
                     entries = np.zeros(index.shape[1], dtype=_ENTRY)
                     if isinstance(result, FormatError):
-                        bad[row] = str(result)
+                        bad[row] = fault_of(result)
                         entries["offset"] = _SET_ASIDE
                     else:
                         end = _append(file, end, result, entries)
@@ -346,7 +351,7 @@ def pictures(images: pl.DataFrame, *, root: Path, side: int, mirror: bool = True
 
     def read(row: int) -> Sample:
         pixels = read_square(root / files[row], side=side, gap=gap)
-        return Sample(np.ascontiguousarray(np.moveaxis(pixels[:, ::-1] if left[row] == "left" else pixels, -1, 0)))
+        return Sample(np.moveaxis(pixels[:, ::-1].copy() if left[row] == "left" else pixels, -1, 0))
 
     return read
 
