@@ -1,0 +1,1 @@
+"""Numbers read from outlined structures: one file a structure, then the fold from pictures to people."""
