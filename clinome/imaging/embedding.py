@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 import clinome
 from clinome.core.errors import StudyError
 from clinome.core.files import replacing, usable_folder, write_json
-from clinome.core.progress import track
+from clinome.core.progress import say, track
 from clinome.core.provenance import fingerprint
 from clinome.core.schema import EXCLUSIONS, IMAGES, PHENOTYPES, QUALITY, SPLITS, check
 from clinome.imaging.arms import LEARN, PHENOTYPE, Arm, arms, assign, households, refuse_seen
@@ -48,6 +48,7 @@ from clinome.imaging.floors import WIDTHS as FLOOR_WIDTHS
 from clinome.imaging.floors import floor_features
 from clinome.imaging.learning import Encoder, Targets, Training, features_of, targets_of, train_encoder, transferred
 from clinome.imaging.quality import quality
+from clinome.imaging.reading import in_words
 from clinome.imaging.stages import Stages
 from clinome.stats.reliability import Estimate
 
@@ -166,8 +167,8 @@ def embed(
     root
         The folder that the column ``path`` is relative to.
     out
-        Folder for ``pictures.npy``, ``encoder*.safetensors`` (with ``.json``), ``*.features.npy``, ``embedding.json``,
-        ``timings.json`` and the tables of :class:`Embedding`.
+        Folder for ``pictures.npy``, ``set_aside.parquet`` (pictures that could not be read), ``encoder*.safetensors`` (with
+        ``.json``), ``*.features.npy``, ``embedding.json``, ``timings.json`` and the tables of :class:`Embedding`.
     participants
         ``core.schema.PARTICIPANTS``: whose ``family_id`` keeps families on one side, and who else gets a row in the tables.
     splits
@@ -181,7 +182,8 @@ def embed(
     Raises
     ------
     FormatError
-        For a picture that is absent, truncated or corrupt; nothing is half-written.
+        When not one picture can be read. One that is absent, truncated or corrupt is set aside, and its person, if it has no
+        other, is excluded for it.
     CohortError
         When someone, or a family, would be phenotyped by an encoder that saw them; too few people.
     NotConverged
@@ -196,9 +198,11 @@ def embed(
     stages = Stages(usable_folder(out))
     clock = _Clock()
     with clock.timing("decode"):
-        pixels, digest = _decode(images, root, Stages(usable_folder(pictures_in or out)), config)
+        pixels, digest, set_aside = _decode(images, root, Stages(usable_folder(pictures_in or out)), config)
+    images = images.join(set_aside, on="image_id", how="anti", maintain_order="left")
     seen = views(images)
     everyone, family = households(seen, participants)
+    everyone = [*everyone, *sorted(set(set_aside["participant_id"]) - set(everyone))]
     table = assign(seen, family, fractions=config.sides(), seed=config.seed) if splits is None else check(splits, SPLITS)
     sides = arms(seen, table, taught=config.is_taught, training=config.training)
     for arm in sides:
@@ -217,7 +221,7 @@ def embed(
     with clock.timing("axes and quality"):
         phenotypes, judged = _tables(sides, features, images, seen, config)
     phenotypes = pl.DataFrame({"participant_id": everyone}).join(phenotypes, on="participant_id", how="left", maintain_order="left")
-    result = Embedding(phenotypes, judged, table, _exclusions(phenotypes, seen, table), losses)
+    result = Embedding(phenotypes, judged, table, _exclusions(phenotypes, seen, table, set_aside), losses)
     _write(result, stages, config, clock)
     return result
 
@@ -248,16 +252,23 @@ def _checked(config: Config, targets: pl.DataFrame | None) -> Config:
 # --------------------------------------------------------------------------------------------------- pictures, encoders, features
 
 
-def _decode(images: pl.DataFrame, root: Path, stages: Stages, config: Config) -> tuple[NDArray[np.uint8], str]:
-    """Return the decoded squares (mapped from disk) and the digest of their pixels."""
+def _decode(images: pl.DataFrame, root: Path, stages: Stages, config: Config) -> tuple[NDArray[np.uint8], str, pl.DataFrame]:
+    """Return the decoded squares (mapped from disk) of pictures that can be read, their digest, and those that cannot."""
     mirrored = images["laterality"].to_list() if config.mirror and "laterality" in images.columns else None
-    key = fingerprint(content_key(images, root), mirrored, config.size)
-    if not stages.has("pictures.npy", key) or not stages.has("pictures.sha256", key):
+    inverted = images["inverted"].to_list() if "inverted" in images.columns else None
+    key = fingerprint(content_key(images, root), images["image_id"].to_list(), mirrored, inverted, config.size)
+    names = ("pictures.npy", "pictures.sha256", "set_aside.parquet")
+    if not all(stages.has(name, key) for name in names):
         with stages.making("pictures.npy", key) as temporary:
-            digest = squares(images, root=root, path=temporary, size=config.size, mirror=config.mirror, threads=config.threads)
+            made = squares(images, root=root, path=temporary, size=config.size, mirror=config.mirror, threads=config.threads)
+        with stages.making("set_aside.parquet", key) as temporary:
+            made.set_aside.write_parquet(temporary)
         with stages.making("pictures.sha256", key) as temporary:
-            temporary.write_text(digest)
-    return np.load(stages.folder / "pictures.npy", mmap_mode="r"), (stages.folder / "pictures.sha256").read_text()
+            temporary.write_text(made.digest)
+        if made.set_aside.height:
+            say(in_words(made.set_aside, images.height))
+    array, digest, aside = (stages.folder / name for name in names)
+    return np.load(array, mmap_mode="r"), digest.read_text(), pl.read_parquet(aside)
 
 
 def _encoder(
@@ -371,12 +382,15 @@ def _tables(
     return table, judged
 
 
-def _exclusions(phenotypes: pl.DataFrame, seen: Views, table: pl.DataFrame) -> pl.DataFrame:
+def _exclusions(phenotypes: pl.DataFrame, seen: Views, table: pl.DataFrame, set_aside: pl.DataFrame) -> pl.DataFrame:
     """Say of everyone without any phenotype why."""
     empty = phenotypes.filter(pl.all_horizontal(pl.exclude("participant_id").is_null()))["participant_id"]
     pictured, side = set(seen.people), dict(table.select("participant_id", "split").iter_rows())
+    unreadable = set(set_aside["participant_id"])
     reasons = [
-        "no picture" if p not in pictured else "trained the encoder" if side.get(p) == LEARN else "on no side of the splits"
+        ("no picture that can be read" if p in unreadable else "no picture")
+        if p not in pictured
+        else ("trained the encoder" if side.get(p) == LEARN else "on no side of the splits")
         for p in empty
     ]
     columns = {

@@ -178,15 +178,27 @@ def test_the_order_of_the_images_table_does_not_matter(some: tuple[Path, Eyes], 
     np.testing.assert_allclose(other.drop("participant_id").to_numpy(), first.drop("participant_id").to_numpy(), atol=1e-6)
 
 
-def test_a_broken_picture_stops_before_anything_is_made(some: tuple[Path, Eyes], tmp_path: Path) -> None:
+def test_broken_pictures_are_set_aside_and_their_people_counted(some: tuple[Path, Eyes], tmp_path: Path) -> None:
+    """One picture of a person is cut short, and all of another's: the others' phenotypes are those without these files."""
     folder, truth = some
     (tmp_path / "cut.png").write_bytes((folder / truth.images["path"][0]).read_bytes()[:80])
-    images = truth.images.with_columns(
-        path=pl.when(pl.int_range(pl.len()) == 5).then(pl.lit(str(tmp_path / "cut.png"))).otherwise("path")
-    )
-    with pytest.raises(FormatError, match=r"truncated or corrupt(.|\n)*cut\.png"):
-        embed(images, root=folder, out=tmp_path / "out", config=QUICK)
-    assert list((tmp_path / "out").iterdir()) == []
+    one, all_of = truth.images["participant_id"].unique(maintain_order=True)[:2]
+    row = truth.images.with_row_index().filter(pl.col("participant_id") == one)["index"][0]
+    broken = (pl.int_range(pl.len()) == row) | (pl.col("participant_id") == all_of)
+    images = truth.images.with_columns(path=pl.when(broken).then(pl.lit(str(tmp_path / "cut.png"))).otherwise("path"))
+    config = replace(QUICK, encoder="pixels")
+    made = embed(images, root=folder, out=tmp_path / "a", config=config)
+    clean = embed(truth.images.filter(~broken), root=folder, out=tmp_path / "b", config=config)
+    left = made.phenotypes.filter(pl.col("participant_id") != all_of)
+    assert left.equals(clean.phenotypes)
+    assert made.exclusions.rows() == [(all_of, "phenotyping", "no picture that can be read")]
+    aside = pl.read_parquet(tmp_path / "a" / "set_aside.parquet")
+    assert aside["image_id"].to_list() == images.filter(broken)["image_id"].to_list()
+    assert aside["what"].unique().to_list() == ["the PNG picture is truncated or corrupt"]
+    images = truth.images.with_columns(path=pl.lit(str(tmp_path / "cut.png")))
+    with pytest.raises(FormatError, match=r"none of the [\d,]+ pictures(.|\n)*truncated or corrupt"):
+        embed(images, root=folder, out=tmp_path / "c", config=config)
+    assert list((tmp_path / "c").iterdir()) == []
 
 
 @pytest.mark.parametrize(
