@@ -145,7 +145,7 @@ class Config:
 
 def example(config: Config, batch: int) -> Example:
     """Return ``batch`` volumes of noise, (batch, channels, depth, height, width), and the class that says how bright a voxel is."""
-    side = [4 * step if config.padded else 92 for step in config.divisor]
+    side = [2 * step if config.padded else 92 for step in config.divisor]
     volumes = torch.randn((batch, config.channels_in, *side), generator=torch.Generator().manual_seed(batch))
     cuts = torch.linspace(-0.5, 0.5, config.outputs - 1) if config.outputs > 2 else torch.zeros(1)
     return Example((volumes,), torch.bucketize(volumes[:, 0], cuts))
