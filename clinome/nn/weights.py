@@ -114,7 +114,6 @@ class Source:
     layout: Layout = OWN
     hub: str | None = None
     named_by_hash: bool = False
-    note: str = ""
 
 
 @dataclass(frozen=True)

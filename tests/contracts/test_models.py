@@ -29,7 +29,7 @@ NAMES = sorted(
 )
 MEMORISED = 0.5  # of the loss at the start, which 16 examples of noise must fall below …
 STEPS = 150  # … within so many steps of Adam on all of them …
-SECONDS = 3.0  # … of one processor core
+SECONDS = 6.0  # … of processor time, twice what it may take on a quiet machine
 
 
 @pytest.fixture(params=NAMES)
@@ -118,12 +118,13 @@ def test_memorises_sixteen_examples_of_noise(found: ModuleType) -> None:
         model = make(found).train()
         optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
         values: list[float] = []
-        start = time.process_time()
+        start = 0.0
         while len(values) < STEPS and (not values or values[-1] > MEMORISED * values[0]):
             value = found.loss(model(*example.inputs), example.target)
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
+            start = time.process_time() if not values else start  # the first step imports half of torch
             values.append(float(value.detach()))
     assert time.process_time() - start < SECONDS, "make Config.tiny() or its example() smaller"
     assert values[0] > 0, "the contract compares losses by their ratio: let the least possible loss be 0"
