@@ -119,9 +119,10 @@ class Moments(NamedTuple):
         return np.asarray(np.sqrt(spread * self.n / (self.n - 1)))
 
     def deming(self, error_ratio: float) -> Sums:
-        """Return the Deming slope (Linnet 1993, equation 3)."""
+        """Return the Deming slope (Linnet 1993, equation 3); NaN where a measurement does not vary."""
         away = self.yy - error_ratio * self.xx
-        return np.asarray((away + np.sqrt(away**2 + 4 * error_ratio * self.xy**2)) / (2 * self.xy))
+        slope = (away + np.sqrt(away**2 + 4 * error_ratio * self.xy**2)) / (2 * self.xy)
+        return np.where((self.xx > 0) & (self.yy > 0), slope, np.nan)
 
     def icc(self) -> Sums:
         """Return ICC(2,1)."""

@@ -67,7 +67,7 @@ def additive(
     terms
         From truth and predictions to the terms to be summed, shape (n_rows, m).
     of
-        From sums (n_resamples, m) and numbers of rows (n_resamples,) to values (n_resamples,).
+        From sums (n_resamples, m) and numbers of rows (n_resamples,) to values (n_resamples,); infinite is undefined.
     """
 
     def prepare(truth: Array, predicted: Array, person: NDArray[np.intp], n_participants: int) -> Prepared:
@@ -77,7 +77,8 @@ def additive(
 
         def values(counts: NDArray[np.float64]) -> NDArray[np.float64]:
             with np.errstate(invalid="ignore", divide="ignore"):
-                return np.asarray(of(counts @ sums, counts @ rows), dtype=np.float64)
+                found = np.asarray(of(counts @ sums, counts @ rows), dtype=np.float64)
+            return np.where(np.isfinite(found), found, np.nan)
 
         return Prepared(float(values(np.ones((1, n_participants)))[0]), values)
 

@@ -51,7 +51,7 @@ def refuse_test(splits: ArrayLike) -> None:
     if test.any():
         raise CohortError(
             "nothing is chosen on test predictions",
-            got=f"{int(test.sum()):,} of {len(names):,} predictions of the split {names[test][0]!r}",
+            got=f"{int(test.sum()):,} of {len(names):,} predictions of the split {str(names[test][0])!r}",
             expected="predictions of 'train', 'validation' or a fold",
             do="predict held-out training examples and choose there",
         )
