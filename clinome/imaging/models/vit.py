@@ -157,7 +157,7 @@ class Attention(nn.Module):
         """Return how much each token attends to each: (n, heads, tokens, tokens), rows summing to one."""
         query, key, _ = self._split(tokens)
         scores: Tensor = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
-        return scores.softmax(dim=-1)
+        return scores.float().softmax(dim=-1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return what each token gathers."""

@@ -88,6 +88,23 @@ def test_with_other_norms_a_training_network_treats_each_example_alone(module: A
         torch.testing.assert_close(network(inputs)[:1], network(inputs[:1]), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("module", "config"), POOLED[::2], ids=IDS[::2])
+def test_with_group_norm_every_example_has_a_gradient_of_its_own(module: Any, config: Any) -> None:
+    """Differential privacy clips each of them; their mean is the gradient of the batch."""
+    network = made(module, replace(config, norm="group", **({"dropout": 0.0} if module is inception_v3 else {}))).train()
+    (inputs,), target = module.example(network.config, 3)
+    weights = {name: value.detach() for name, value in network.named_parameters()}
+
+    def one(weights: dict[str, torch.Tensor], row: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = module.loss(torch.func.functional_call(network, weights, (row[None],)), answer[None])
+        return value
+
+    each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0))(weights, inputs, target)
+    module.loss(network(inputs), target).backward()
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(each[name].mean(dim=0), value.grad, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(("stem", "sides"), [("large", [16, 8, 4, 2]), ("small", [64, 32, 16, 8])])
 def test_the_stages_of_a_resnet_halve_the_sides(stem: Any, sides: list[int]) -> None:
     network = made(resnet, resnet.Config(layers=18, width=8, stem=stem))
