@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -236,10 +236,12 @@ def _tensor(samples: list[Sample], preprocessing: Preprocessing | None, mode: Mo
         if sample.values.shape != first.shape:
             raise StudyError("pictures of one batch differ in shape", got=sample.values.shape, expected=first.shape)
         batch[k].copy_(torch.from_numpy(np.require(sample.values, requirements="W")))
-    if first.dtype == np.uint8:
-        batch.div_(255)
     batch = batch.to(device, non_blocking=True)
-    return batch if preprocessing is None else preprocessing.apply(batch)
+    largest = 255.0 if first.dtype == np.uint8 else 1.0
+    if preprocessing is None:
+        return batch.div_(largest)
+    mean, std = (tuple(largest * number for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
+    return replace(preprocessing, mean=mean, std=std).apply(batch)
 
 
 def _first_readable(read: Read, n: int) -> list[Sample]:

@@ -49,9 +49,9 @@ def standardise(
     """
     sides = (-1, *(1,) * (values.ndim - 1))
     bottom, top, middle, spread = (np.asarray(x, dtype=np.float32).reshape(sides) for x in (low, high, mean, std))
-    out: Values = np.clip(values, bottom, top).astype(np.float32)
-    out -= middle
-    out /= np.where(spread > 0, spread, np.float32(1))
+    limited = values if np.isneginf(bottom).all() and np.isposinf(top).all() else np.clip(values, bottom, top)
+    out: Values = np.subtract(limited, middle, dtype=np.float32)
+    out *= 1 / np.where(spread > 0, spread, np.float32(1))
     return out
 
 
@@ -99,7 +99,9 @@ def brightness(values: NDArray[Any], amount: float) -> Values:
 def contrast(values: NDArray[Any], factor: float) -> Values:
     """Move values ``factor`` times as far from their mean."""
     middle = np.float32(values.mean())
-    return (np.asarray(values, dtype=np.float32) - middle) * np.float32(factor) + middle
+    out: Values = np.multiply(values, np.float32(factor), dtype=np.float32)
+    out += middle * np.float32(1 - factor)
+    return out
 
 
 def gamma(values: NDArray[Any], exponent: float) -> Values:
@@ -107,9 +109,12 @@ def gamma(values: NDArray[Any], exponent: float) -> Values:
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return np.asarray(values, dtype=np.float32)
-    unit = (np.asarray(values, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
-    powered: Values = np.clip(unit, 0, 1) ** np.float32(exponent)
-    return powered * np.float32(high - low) + np.float32(low)
+    out: Values = np.subtract(values, np.float32(low), dtype=np.float32)
+    out *= np.float32(1 / (high - low))
+    np.power(np.maximum(out, 0, out=out), np.float32(exponent), out=out)
+    out *= np.float32(high - low)
+    out += np.float32(low)
+    return out
 
 
 def invert(values: NDArray[Any]) -> Values:
@@ -266,7 +271,7 @@ def draw_amounts(generator: np.random.Generator, change: Change, channels: int, 
 
 def apply(values: NDArray[Any], amounts: Amounts) -> Values:
     """Change ``values`` by ``amounts``; the picture that was given stays as it is."""
-    out: Values = np.array(values, dtype=np.float32)
+    out: Values = np.asarray(values, dtype=np.float32)
     if amounts.bias_field is not None:
         out = bias_field(out, amounts.bias_field)
     if amounts.blur is not None:
@@ -283,7 +288,9 @@ def apply(values: NDArray[Any], amounts: Amounts) -> Values:
         out = gamma(out, amounts.gamma)
     if amounts.colour is not None:
         out = colour(out, amounts.colour.tolist())
-    return invert(out) if amounts.invert else out
+    if amounts.invert:
+        out = invert(out)
+    return out.copy() if out is values else out
 
 
 def vary(values: NDArray[Any], change: Change, generator: np.random.Generator) -> Values:

@@ -490,5 +490,5 @@ def _b_spline(at: NDArray[np.float64]) -> NDArray[np.float32]:
     weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
     matrix = np.zeros((len(at), _NODES), dtype=np.float32)
     for k in range(4):
-        np.add.at(matrix, (np.arange(len(at)), (cell.astype(int) + k - 1) % _NODES), weights[:, k].astype(np.float32))
+        matrix[np.arange(len(at)), (cell.astype(int) + k - 1) % _NODES] = weights[:, k]
     return matrix
