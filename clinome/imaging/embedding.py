@@ -52,6 +52,7 @@ from clinome.imaging.reading import in_words
 from clinome.imaging.stages import Stages
 from clinome.stats.reliability import Estimate
 
+UNREADABLE = "no picture that can be read"  # the reason in exclusions
 _BLOCK = 256  # pictures whose features are made at a time
 
 
@@ -388,7 +389,7 @@ def _exclusions(phenotypes: pl.DataFrame, seen: Views, table: pl.DataFrame, set_
     pictured, side = set(seen.people), dict(table.select("participant_id", "split").iter_rows())
     unreadable = set(set_aside["participant_id"])
     reasons = [
-        ("no picture that can be read" if p in unreadable else "no picture")
+        (UNREADABLE if p in unreadable else "no picture")
         if p not in pictured
         else ("trained the encoder" if side.get(p) == LEARN else "on no side of the splits")
         for p in empty

@@ -46,7 +46,7 @@ from clinome.genetics.results import Results
 from clinome.genetics.selection import Selected, select
 from clinome.genetics.studywide import inflation_warnings, summarise, thresholds
 from clinome.imaging.convert import content_key
-from clinome.imaging.embedding import embed
+from clinome.imaging.embedding import UNREADABLE, embed
 from clinome.studies.genotype_pictures import average_pictures
 from clinome.studies.methods import headline, methods
 from clinome.studies.people import People, gather, load_people, read_covariates, rows_of, save_people
@@ -202,10 +202,11 @@ def _associate(run: _Run, where: str, key: str, source: Path) -> _Found:
 def _analysed(run: _Run, where: str, key: str, source: Path) -> Analysed:
     """Take the phenotypes in ``source`` to what is scanned, in the stage ``<where>traits``."""
     phenotypes, taught = pl.read_parquet(source / "phenotypes.parquet"), _taught(source)
+    people = _seen(run.people, source)
     folder = run.stages.run(
         f"{where}traits",
         key,
-        lambda d: save_analysed(analyse(run.study, run.people, run.genotypes, phenotypes, run.covariates, taught), d),
+        lambda d: save_analysed(analyse(run.study, people, run.genotypes, phenotypes, run.covariates, taught), d),
     )
     return load_analysed(folder)
 
@@ -263,6 +264,15 @@ def _phenotypes(study: Study, people: People, table: LoadedTable | None, images:
     assert table is not None
     with replacing(folder / "phenotypes.parquet") as temporary:
         table.frame.write_parquet(temporary, compression="lz4")
+
+
+def _seen(people: People, folder: Path) -> People:
+    """Drop from the flow those none of whose pictures could be read."""
+    path = folder / "exclusions.parquet"
+    if not path.exists():
+        return people
+    lost = pl.read_parquet(path).filter(pl.col("reason") == UNREADABLE)["participant_id"].to_list()
+    return people._replace(flow=people.flow.drop("pictures", "none of their pictures could be read", lost)) if lost else people
 
 
 def _taught(folder: Path) -> list[str]:

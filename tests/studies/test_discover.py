@@ -244,6 +244,21 @@ def test_pictures_become_traits_of_people_whom_their_encoder_has_not_seen(
 
 
 @pytest.mark.slow
+def test_a_person_whose_pictures_cannot_be_read_is_counted_in_the_flow(biobank: Path, tmp_path: Path) -> None:
+    images = pl.read_parquet(biobank / "biobank" / "images.parquet")
+    person = images["participant_id"].unique(maintain_order=True)[7]
+    (biobank / "biobank" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    broken = images.with_columns(path=pl.when(pl.col("participant_id") == person).then(pl.lit("cut.png")).otherwise("path"))
+    broken.write_parquet(biobank / "biobank" / "broken.parquet")
+    path = biobank / "broken.toml"
+    path.write_text(PICTURES.format(training="outside", encoder="pixels").replace("images.parquet", "broken.parquet"))
+    run_study(read_study(path), tmp_path)
+    flow = pl.read_parquet(tmp_path / "flow.parquet")
+    assert ("pictures", "none of their pictures could be read", 1) in flow.select("stage", "reason", "dropped").rows()
+    assert person not in pl.read_parquet(tmp_path / "traits" / "traits.parquet")["participant_id"].to_list()
+
+
+@pytest.mark.slow
 def test_a_study_that_is_killed_goes_on_and_ends_with_the_same_bytes(biobank: Path, tmp_path: Path) -> None:
     path = biobank / "killed.toml"
     path.write_text(PICTURES.format(training="outside", encoder="simclr").replace("epochs = 2", "epochs = 6"))
