@@ -283,15 +283,16 @@ def compare_with_floors(
     truth, _, person, n = usable(found.truth, found.predicted, found.participants)
     known = np.isfinite(found.truth)
     metrics = metrics_of(found, threshold=threshold, training_mean=training_mean)
+    prepared = [[metric.prepare(truth, predicted[known], person, n) for predicted in every] for metric in metrics]
+    draws = bootstrap([one.of for of_metric in prepared for one in of_metric], n, resamples=resamples, seed=seed)
     rows: list[dict[str, Any]] = []
-    for metric in metrics:
-        prepared = [metric.prepare(truth, predicted[known], person, n) for predicted in every]
-        draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
-        for j, (name, one) in enumerate(zip(names, prepared, strict=True)):
-            rows.append(metric_row(metric.name, one.value, draws[:, j], n, predictor=name, split=found.split))
+    for i, metric in enumerate(metrics):
+        drawn_of = draws[:, i * len(names) : (i + 1) * len(names)]
+        for j, (name, one) in enumerate(zip(names, prepared[i], strict=True)):
+            rows.append(metric_row(metric.name, one.value, drawn_of[:, j], n, predictor=name, split=found.split))
             if j and metric.higher_is_better is not None:
                 sign = 1.0 if metric.higher_is_better else -1.0
-                gain, drawn = sign * (prepared[0].value - one.value), sign * (draws[:, 0] - draws[:, j])
+                gain, drawn = sign * (prepared[i][0].value - one.value), sign * (drawn_of[:, 0] - drawn_of[:, j])
                 against = f"{predictor} against {name}"
                 rows.append(metric_row(f"gain:{metric.name}", gain, drawn, n, predictor=against, split=found.split))
     return metrics_table(rows).with_columns(target=pl.lit(target))

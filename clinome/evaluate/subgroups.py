@@ -24,14 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import SchemaError
-from clinome.evaluate.measuring import RESAMPLES, Metric, Prepared, metric_row, metrics_table, usable
+from clinome.evaluate.measuring import RESAMPLES, Metric, metric_row, metrics_table, usable
 from clinome.evaluate.outcomes import metrics_of, outcome
 from clinome.stats.resampling import bootstrap
 
@@ -43,6 +43,22 @@ _SHOWN = {
 }
 _BANDS = {"age": tuple(range(0, 130, 10))}
 _MANY_VALUES = 10  # numbers of more distinct values are cut into bands
+
+
+class _Cell(NamedTuple):
+    """A group: ``<column>=<group>``, its column, and its rows."""
+
+    label: str
+    column: str
+    inside: NDArray[np.bool_]
+
+
+class _Found(NamedTuple):
+    """A metric in a group, and its resampled values."""
+
+    cell: _Cell
+    value: float
+    draws: NDArray[np.float64]
 
 
 def subgroups(
@@ -94,24 +110,23 @@ def subgroups(
     chosen = _chosen(metrics_of(found, threshold=threshold), metrics or _SHOWN[found.kind])
     examples = pl.DataFrame({"example_id": found.example_ids, "participant_id": found.participants}).filter(known)
     groups = [(name, groups_of(joined(examples, people, name), (bands or {}).get(name, _BANDS.get(name)))) for name in by]
+    cells = [_Cell("all", "", np.ones(len(truth), dtype=bool))]
+    cells += [_Cell(f"{name}={label}", name, inside) for name, parts in groups for label, inside in parts.items()]
+    sizes = [len(np.unique(person[cell.inside])) for cell in cells]
+    shown = [cell for cell, size in zip(cells, sizes, strict=True) if size >= smallest or not cell.column]
+    prepared = [metric.prepare(truth[c.inside], predicted[c.inside], person[c.inside], n) for metric in chosen for c in shown]
+    draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
     rows: list[dict[str, Any]] = []
-    for metric in chosen:
-        cells = [("all", np.ones(len(truth), dtype=bool))]
-        cells += [(f"{name}={label}", inside) for name, parts in groups for label, inside in parts.items()]
-        sizes = [len(np.unique(person[inside])) for _, inside in cells]
-        shown = [j for j, size in enumerate(sizes) if size >= smallest or not j]
-        prepared = [metric.prepare(truth[cells[j][1]], predicted[cells[j][1]], person[cells[j][1]], n) for j in shown]
-        draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
-        place = {j: k for k, j in enumerate(shown)}
-        for j, (label, _) in enumerate(cells):
-            if j in place:
-                one, drawn = prepared[place[j]], draws[:, place[j]]
-                rows.append(metric_row(metric.name, one.value, drawn, sizes[j], subgroup=label))
+    for i, metric in enumerate(chosen):
+        first = i * len(shown)
+        found_in = {c.label: _Found(c, prepared[first + k].value, draws[:, first + k]) for k, c in enumerate(shown)}
+        for cell, size in zip(cells, sizes, strict=True):
+            if cell.label in found_in:
+                rows.append(metric_row(metric.name, *found_in[cell.label][1:], size, subgroup=cell.label))
             else:
-                rows.append(hidden_row(metric.name, label, smallest))
+                rows.append(hidden_row(metric.name, cell.label, smallest))
         for name in by:
-            inside = [j for j in shown if cells[j][0].startswith(f"{name}=")]
-            rows += _gap(metric, name, [(cells[j][0], prepared[place[j]], draws[:, place[j]], sizes[j]) for j in inside])
+            rows += _gap(metric.name, name, [one for one in found_in.values() if one.cell.column == name], person)
     return metrics_table([row | {"predictor": predictor, "split": found.split, "target": target} for row in rows])
 
 
@@ -120,14 +135,15 @@ def hidden_row(name: str, subgroup: str, smallest: int) -> dict[str, Any]:
     return {"name": name, "interval": f"not shown: fewer than {smallest} people", "subgroup": subgroup}
 
 
-def _gap(metric: Metric, column: str, cells: Sequence[tuple[str, Prepared, NDArray[np.float64], int]]) -> list[dict[str, Any]]:
+def _gap(metric: str, column: str, found: Sequence[_Found], person: NDArray[np.intp]) -> list[dict[str, Any]]:
     """Return a row of the difference between the groups with the largest and the smallest value."""
-    cells = [cell for cell in cells if np.isfinite(cell[1].value)]
-    if len(cells) < 2:
+    found = [one for one in found if np.isfinite(one.value)]
+    if len(found) < 2:
         return []
-    high, low = max(cells, key=lambda cell: cell[1].value), min(cells, key=lambda cell: cell[1].value)
-    row = metric_row(f"gap:{metric.name}", high[1].value - low[1].value, high[2] - low[2], high[3] + low[3], subgroup=column)
-    return [row | {"interval": f"{row['interval']}; {high[0]} less {low[0]}"}]
+    high, low = max(found, key=lambda one: one.value), min(found, key=lambda one: one.value)
+    people = len(np.unique(person[high.cell.inside | low.cell.inside]))
+    row = metric_row(f"gap:{metric}", high.value - low.value, high.draws - low.draws, people, subgroup=column)
+    return [row | {"interval": f"{row['interval']}; {high.cell.label} less {low.cell.label}"}]
 
 
 def _chosen(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
