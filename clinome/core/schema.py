@@ -206,6 +206,16 @@ GENES = Table(
     key=(),
     others="anything",
 )
+TARGETS = Table(
+    "targets",
+    "what is known of a picture, or of a person",
+    (
+        Column("image_id", pl.String, "as in images; null or absent where it is known of the person", required=False),
+        Column("participant_id", pl.String, "the person", required=False),
+    ),
+    key=(),
+    others="what is known: numbers and classes; null is missing",
+)
 SPLITS = Table(
     "splits",
     "a person",
@@ -335,6 +345,39 @@ QUALITY = Table(
     ),
     key=("trait", "measure"),
 )
+MEASUREMENTS = Table(
+    "measurements",
+    "a number read from an image",
+    (
+        Column("image_id", pl.String, "as in images", nullable=False),
+        _ID,
+        Column("laterality", pl.String, "'left' or 'right'; null when the organ is single"),
+        Column("visit", pl.Int64, "0 for the first visit, then 1, 2, …; null when the images do not say"),
+        Column("structure", pl.String, "what was outlined, e.g. 'vessels', 'disc', 'hippocampus'", nullable=False),
+        Column("trait", pl.String, "what was measured of it, e.g. 'calibre', 'volume'", nullable=False),
+        Column("value", pl.Float64, "the number; null when it could not be had"),
+        Column("unit", pl.String, "of the value, e.g. 'px', 'mm³', 'ratio'", nullable=False),
+        Column("flag", pl.String, "why the value should not be used; null when it is sound"),
+    ),
+    key=("image_id", "structure", "trait"),
+)
+MEASURED_TRAITS = Table(
+    "measured_traits",
+    "a trait that was folded from images to people, and by which rule",
+    (
+        Column("trait", pl.String, "column of phenotypes, '<structure>.<trait>'", nullable=False),
+        Column("unit", pl.String, "of the values", nullable=False),
+        Column("source", pl.String, "what measured it", nullable=False),
+        Column("repeats", pl.String, "how several images of one eye at one visit became one", nullable=False),
+        Column("visits", pl.String, "how visits became one", nullable=False),
+        Column("eyes", pl.String, "how eyes became one", nullable=False),
+        Column("measurements", pl.Int64, "rows of measurements of this trait", nullable=False),
+        Column("flagged", pl.Int64, "of them flagged or without a value, and left out", nullable=False),
+        Column("people", pl.Int64, "people with a value", nullable=False),
+        Column("people_without", pl.Int64, "people measured who have no value by this rule", nullable=False),
+    ),
+    key=("trait",),
+)
 MANHATTAN = Table(
     "manhattan",
     "a variant, with its strongest evidence over all traits",
@@ -454,6 +497,7 @@ TABLES: tuple[Table, ...] = (
     INTERACTIONS,
     LOCI,
     GENES,
+    TARGETS,
     SPLITS,
     EXCLUSIONS,
     LEAKAGE,
@@ -463,6 +507,8 @@ TABLES: tuple[Table, ...] = (
     OVERLAPS,
     CALIBRATION,
     QUALITY,
+    MEASUREMENTS,
+    MEASURED_TRAITS,
     MANHATTAN,
     QQ,
     LAMBDAS,
