@@ -431,8 +431,16 @@ def fetching(samples: Decoded | Read, make: Make, *, seed: int, targets: Sequenc
     def fetch(drawn: Drawn) -> tuple[Tensor, ...]:
         import torch
 
-        made = [make(read(int(row)), example_generator(seed, drawn.epoch, int(row))) for row in drawn.rows]
-        stacked = [torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True)]
-        return (*stacked, *(torch.from_numpy(np.ascontiguousarray(target[drawn.rows])) for target in targets))
+        batch: list[NDArray[Any]] = []
+        for k, row in enumerate(drawn.rows.tolist()):
+            made = make(read(row), example_generator(seed, drawn.epoch, row))
+            batch = batch or [np.empty((len(drawn.rows), *part.shape), part.dtype) for part in made]
+            shapes = [part.shape for part in made], [part.shape[1:] for part in batch]
+            if shapes[0] != shapes[1]:
+                raise StudyError("examples of one batch differ in shape", where=f"row {row}", got=shapes[0], expected=shapes[1])
+            for whole, part in zip(batch, made, strict=True):  # at once, while the processor still holds it
+                whole[k] = part
+        tensors = [torch.from_numpy(part) for part in batch]
+        return (*tensors, *(torch.from_numpy(np.ascontiguousarray(target[drawn.rows])) for target in targets))
 
     return fetch

@@ -428,9 +428,9 @@ def _grid(place: _Placement, sides: Sequence[int]) -> Tensor:
     """Return input places scaled to −1…1 between the outer faces of the input, the last axis first: (*shape, ndim)."""
     import torch
 
-    grid = torch.empty(*place.shape, len(sides))
+    grid, bend = torch.empty(*place.shape, len(sides)), _bend(place)
     for axis, n in enumerate(sides):
-        _places(place, axis, 2.0 / n, 1.0 / n - 1.0, grid[..., len(sides) - 1 - axis])
+        _places(place, bend, axis, 2.0 / n, 1.0 / n - 1.0, grid[..., len(sides) - 1 - axis])
     return grid
 
 
@@ -450,9 +450,9 @@ def _spline(source: NDArray[np.float32], place: _Placement, fill: Fill) -> NDArr
     import torch
     from scipy.ndimage import map_coordinates
 
-    at = torch.empty(len(place.shape), *place.shape)
+    at, bend = torch.empty(len(place.shape), *place.shape), _bend(place)
     for axis in range(len(place.shape)):
-        _places(place, axis, 1.0, 0.0, at[axis])
+        _places(place, bend, axis, 1.0, 0.0, at[axis])
     mode = {"edge": "nearest", "reflect": "reflect"}[fill] if isinstance(fill, str) else "grid-constant"
     level = np.zeros(len(source)) if isinstance(fill, str) else np.broadcast_to(np.asarray(fill, dtype=float), len(source))
     places = at.numpy()
@@ -460,26 +460,33 @@ def _spline(source: NDArray[np.float32], place: _Placement, fill: Fill) -> NDArr
     return np.stack(channels).astype(np.float32)
 
 
-def _places(place: _Placement, axis: int, factor: float, offset: float, out: Tensor) -> None:
+def _places(place: _Placement, bend: Tensor | None, axis: int, factor: float, offset: float, out: Tensor) -> None:
     """Write ``factor`` · place + ``offset`` along one input axis, for every output voxel, into ``out`` (of the output's shape)."""
     import torch
 
-    start = factor * place.start[axis] + offset
-    total: Tensor | None = None
+    total = torch.full((1,) * len(place.shape), factor * place.start[axis] + offset)
     for along, n in enumerate(place.shape):
-        line = factor * place.step[axis, along] * (np.arange(n) - place.middle[along]) + (start if along == 0 else 0.0)
-        term = torch.from_numpy(line.astype(np.float32)).reshape([-1 if k == along else 1 for k in range(len(place.shape))])
-        total = term if total is None else total + term
-    assert total is not None
+        line = factor * place.step[axis, along] * (np.arange(n) - place.middle[along])
+        term = torch.from_numpy(line.astype(np.float32))
+        total = total + term.reshape([-1 if k == along else 1 for k in range(len(place.shape))])
+    if bend is None:
+        out.copy_(total)
+    else:
+        torch.add(total, bend[axis], alpha=factor, out=out)
+
+
+def _bend(place: _Placement) -> Tensor | None:
+    """Return by how many input voxels the displacement moves each place, (ndim, *shape); None where nothing bends."""
+    import torch
+
     lattice = place.geometry.lattice
     if lattice is None:
-        out.copy_(total)
-        return
-    bend = torch.from_numpy((np.tensordot(factor * place.step[axis] / place.out_spacing, lattice, 1)).astype(np.float32))
-    for along in range(lattice.ndim - 1):  # the axis in front is worked off and comes back last
-        at = (np.arange(place.shape[along]) - place.middle[along]) * place.out_spacing[along] / place.geometry.lattice_mm
-        bend = torch.tensordot(bend, torch.from_numpy(_b_spline(at).T.copy()), dims=([0], [0]))
-    torch.add(total, bend, out=out)
+        return None
+    bend = torch.from_numpy(np.tensordot(place.step / place.out_spacing, lattice, 1).astype(np.float32))
+    for along, n in enumerate(place.shape):  # the lattice axis in front is worked off and comes back last
+        at = (np.arange(n) - place.middle[along]) * place.out_spacing[along] / place.geometry.lattice_mm
+        bend = torch.tensordot(bend, torch.from_numpy(_b_spline(at)), dims=([1], [1]))
+    return bend
 
 
 def _b_spline(at: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -187,6 +187,12 @@ def test_batches_do_not_depend_on_who_makes_them(keep, ndim):
     assert not torch.equal(*epochs)  # another epoch, another augmentation
 
 
+def test_examples_of_unequal_shape_make_no_batch():
+    fetch = fetching(sample, lambda kept, _: (kept.values,), seed=1)
+    with pytest.raises(StudyError, match="examples of one batch differ in shape"):
+        fetch(Drawn(0, np.array([0, 2])))
+
+
 def test_labels_move_with_their_picture_and_spacing_is_kept_to():
     values = np.zeros((1, 10, 40, 40), np.float32)
     values[0, 4:6, 10:20, 12:30] = 100
