@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -115,12 +116,15 @@ class Trained(NamedTuple):
         Of each structure, over all held-out images' pixels together.
     history
         One record a validation.
+    cpu_seconds
+        That the training took, all its pieces together (``time.json``).
     """
 
     folder: Path
     threshold: float | None
     held_out_dice: dict[str, float]
     history: list[dict[str, float]]
+    cpu_seconds: float
 
 
 class Segmentation(NamedTuple):
@@ -308,7 +312,28 @@ def _beginning(model: nn.Module, recipe: Recipe) -> State:
         optimiser: Optimizer = Muon(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     else:
         optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return new_state(model, optimiser, warm_cosine(recipe.steps), average=recipe.average)
+    return new_state(model, optimiser, warm_cosine(recipe.steps), average=recipe.average, hooks=(Clock(),))
+
+
+class Clock:
+    """A hook that adds up the processor time of all pieces of a training."""
+
+    name = "clock"
+
+    def __init__(self) -> None:
+        self.before, self.start = 0.0, time.process_time()
+
+    def after_step(self, state: State, logs: dict[str, float]) -> str | None:
+        """Never stop."""
+        return None
+
+    def saved(self) -> dict[str, Any]:
+        """Return the seconds so far."""
+        return {"cpu_seconds": self.before + time.process_time() - self.start}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from :meth:`saved`."""
+        self.before, self.start = saved["cpu_seconds"], time.process_time()
 
 
 def _fetch(patches: Patches, recipe: Recipe, margin: int) -> Callable[[Drawn], tuple[Tensor, Tensor]]:
@@ -391,8 +416,10 @@ def _finish(
         "key": key,
     }
     save_model(model, folder / "network.safetensors")
+    seconds = state.hooks[0].saved()
+    write_json(folder / "time.json", seconds)
     write_json(folder / "segmenter.json", about)
-    return Trained(folder, threshold, dice, state.history)
+    return Trained(folder, threshold, dice, state.history, **seconds)
 
 
 def _finished(folder: Path, key: str) -> Trained | None:
@@ -402,7 +429,8 @@ def _finished(folder: Path, key: str) -> Trained | None:
     about = _about(folder)
     if about["key"] != key:
         return None
-    return Trained(folder, about["threshold"], about["held_out_dice"], about["history"])
+    seconds = json.loads((folder / "time.json").read_text(encoding="utf-8"))
+    return Trained(folder, about["threshold"], about["held_out_dice"], about["history"], **seconds)
 
 
 def _about(folder: Path) -> dict[str, Any]:
