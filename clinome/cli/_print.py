@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from clinome.genetics.planner import Plan
+
+MAIN = ("auroc", "mae", "dice", "accuracy")  # the measure that a task is first judged by
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:
@@ -33,3 +37,29 @@ def print_plan(plan: Plan) -> None:
     typer.echo(plan)
     for part, seconds in plan.seconds.items():
         typer.echo(f"{part}: {duration(seconds)}")
+
+
+def print_metrics(metrics: pl.DataFrame) -> None:
+    """Print, for each target or structure, the first measure of the model and of every floor, with its interval and the gain."""
+    import polars as pl
+
+    by = "target" if "target" in metrics.columns else "subgroup"
+    for (what,), of_what in metrics.group_by(by, maintain_order=True):
+        name = next((one for one in MAIN if (of_what["name"] == one).any()), None)
+        if name is None:
+            continue
+        for row in of_what.filter(pl.col("name").is_in([name, f"gain:{name}"])).iter_rows(named=True):
+            if row["value"] is not None:
+                interval = "" if row["lower"] is None else f"  {row['lower']:.3f} to {row['upper']:.3f}"
+                typer.echo(f"{what}: {row['name']:<10} {row['value']:>8.3f}{interval:<20} {row['predictor']}")
+
+
+def print_set_aside(folder: Path, done: int) -> None:
+    """Say how many images were set aside in ``folder`` and why, if any."""
+    import polars as pl
+
+    from clinome.imaging.reading import in_words
+
+    aside = pl.read_parquet(folder / "set_aside.parquet")
+    if aside.height:
+        typer.echo(f"  {in_words(aside, done + aside.height)}; see {folder / 'set_aside.parquet'}")

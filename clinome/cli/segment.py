@@ -1,0 +1,27 @@
+"""`clinome segment`: structures drawn into new images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def segment(
+    model: Annotated[Path, typer.Option(help="The folder `segmenter` in what `clinome train` wrote.", show_default=False)],
+    images: Annotated[Path, typer.Option(help="Images table, or a folder of DICOM, NIfTI, PNG or JPEG files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to write into; made when it is not there.", show_default=False)],
+    modality: Annotated[str | None, typer.Option(help="DICOM modality of the files to take, e.g. MR.")] = None,
+) -> None:
+    """Segment new images: masks as NIfTI on each scan's own grid (PNG for pictures), and a table of them.
+
+    Example:
+
+        clinome segment --model model/segmenter --images new-scans --out masks
+    """
+    from clinome.cli._print import print_set_aside
+    from clinome.studies.picture_tasks import segment_images
+    from clinome.studies.task_file import Pictures
+
+    found = segment_images(model, Pictures(images, modality=modality), out)
+    typer.echo(f"{found.height} images segmented: {out / 'segmentations.parquet'}")
+    print_set_aside(out, found.height)

@@ -1,0 +1,69 @@
+"""`clinome train`: a network from labelled images, measured beside floors."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="The folder to write into; made when it is not there.", show_default=False)],
+    task: Annotated[
+        Path | None, typer.Argument(help="A task file (TOML); or name the images and what to learn by options.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Images table (.parquet, .csv, .tsv), or a folder of DICOM, NIfTI, PNG or JPEG files.")
+    ] = None,
+    targets: Annotated[Path | None, typer.Option(help="Table with image_id or participant_id and what is known of each.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Columns that are classes, by commas.")] = None,
+    numbers: Annotated[str | None, typer.Option(help="Columns that are numbers, by commas.")] = None,
+    structures: Annotated[
+        str | None, typer.Option(help="Segment instead: names of labels 1, 2, … of the masks in the column mask_path, by commas.")
+    ] = None,
+    network: Annotated[str, typer.Option(help="resnet18, resnet50, inception_v3 or densenet121.")] = "resnet18",
+    weights: Annotated[Path | None, typer.Option(help="File of weights to begin with.")] = None,
+    size: Annotated[int, typer.Option(help="Pixels a side that the network reads.")] = 112,
+    epochs: Annotated[int, typer.Option(help="How often every picture is shown.")] = 30,
+    minutes: Annotated[float, typer.Option(help="Time that a segmenter may train.")] = 30.0,
+    members: Annotated[int, typer.Option(help="Networks that differ in their seed and are averaged.")] = 1,
+    splits: Annotated[
+        Path | None, typer.Option(help="Table of participant_id and split; people are split at random without.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Cross-fit in so many folds of people instead.")] = 0,
+    participants: Annotated[Path | None, typer.Option(help="Table of people whose family_id keeps families on one side.")] = None,
+    allow: Annotated[list[str] | None, typer.Option(help="A check of leakage that may fail; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal results on the same machine.")] = 1,
+    threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
+) -> None:
+    """Train a network to predict or to segment, with floors, intervals and a leakage report beside it.
+
+    Example:
+
+        clinome train --images scans.csv --targets people.csv --classes sex --numbers age --folds 5 --out model
+    """
+    from clinome.cli._print import print_metrics
+    from clinome.report.page import write_report
+    from clinome.studies.picture_tasks import train as run
+    from clinome.studies.task_file import About, Pictures, Predict, Segment, Split, Task, read_task
+
+    if (task is None) == (images is None):
+        raise typer.BadParameter("name either a task file or --images")
+    if images is None:
+        assert task is not None
+        wanted = read_task(task)
+    else:
+        of_images = Pictures(images, targets)
+        split = Split(splits, folds, participants=participants, allow=tuple(allow or ()))
+        about = About(seed=seed, threads=threads)
+        if structures is not None:
+            wanted = Task(of_images, about, split, segment=Segment(_listed(structures), minutes=minutes))
+        else:
+            how = {"weights": weights, "size": size, "epochs": epochs, "members": members}
+            learned = Predict(_listed(classes), _listed(numbers), network=network, **how)  # type: ignore[arg-type]
+            wanted = Task(of_images, about, split, predict=learned)
+    print_metrics(run(wanted, out))
+    typer.echo(f"report: {write_report(out)}")
+
+
+def _listed(words: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in words.split(",") if word.strip()) if words else ()

@@ -1,0 +1,470 @@
+"""From tables of images to trained networks and what they say: the wiring behind `clinome train`, `predict` and `segment`.
+
+    images table ─read, bad files set aside─→ decoded once ─split, leakage─→ train ─→ network, predictions, metrics beside floors
+
+Every function leaves a folder of tables with provenance, and what could not be read in ``set_aside.parquet``. Killed and called
+again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinome.cohort.leakage import leakage, refuse_leaking
+from clinome.cohort.splits import folds as split_folds
+from clinome.cohort.splits import split as split_people
+from clinome.core.errors import CohortError, FormatError, SchemaError, StudyError
+from clinome.core.files import replacing, usable_folder, write_json
+from clinome.core.provenance import fingerprint, write_provenance
+from clinome.core.schema import IMAGES, SET_ASIDE, SPLITS, TARGETS, check
+from clinome.formats.table import read_checked, read_table
+from clinome.imaging.convert import content_key
+from clinome.imaging.loading import Decoded, Sample, decode_once
+from clinome.imaging.pictures import Preparation
+from clinome.imaging.prediction import Recipe, predict, train_predictor
+from clinome.imaging.reading import fault_of, index_images, set_aside_table
+from clinome.imaging.resample import Spread, resample
+from clinome.imaging.scan import Scan, read_scan, write_on
+from clinome.imaging.targets import Target
+from clinome.studies.task_file import Pictures, Predict, Split, Task
+
+_PLANNED_ON = 100  # cases that a segmenter's plan looks at
+
+
+class Listed(NamedTuple):
+    """Images that can be read by their headers, what they are relative to, and those set aside so far."""
+
+    images: pl.DataFrame
+    root: Path
+    set_aside: pl.DataFrame
+
+
+def listed(pictures: Pictures) -> Listed:
+    """Read an images table, or look through a folder."""
+    if pictures.path.is_dir():
+        index, root = index_images(pictures.path, modality=pictures.modality, fingerprints=True), pictures.path
+    else:
+        root = pictures.path.parent
+        index = index_images(read_checked(pictures.path, IMAGES), root=root, modality=pictures.modality, fingerprints=True)
+    if not index.images.height:
+        reasons = ", ".join(index.set_aside["what"].unique().sort().to_list())
+        raise FormatError(
+            "no image can be read", where=pictures.path, got=reasons or "none", do="look at the files' paths and kinds"
+        )
+    return Listed(index.images, root, index.set_aside)
+
+
+def train(task: Task, out: Path) -> pl.DataFrame:
+    """Train what ``task`` says into ``out``; return the metrics, model and floors, of people it never saw.
+
+    Raises
+    ------
+    ClinomeError
+        Of the part that fails, with what to do.
+    """
+    out = usable_folder(out)
+    metrics = _train_predictor(task, task.predict, out) if task.predict is not None else _train_segmenter(task, out)
+    about = task.segment or task.predict
+    title = task.task.title or f"{'Structures' if task.segment else 'Predictions'} from {task.images.path.name}"
+    write_json(out / "summary.json", {"title": title, "subtitle": task.task.subtitle, "settings": _plain(about)})
+    return metrics
+
+
+def predict_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
+    """Predict every image with the predictor in ``model``; return and leave ``predictions`` (``core.schema.PREDICTIONS``)."""
+    out, found = usable_folder(out), listed(pictures)
+    kept = _decoded(found, pictures, out, size=_size_of(model))
+    images = found.images[kept.decoded.rows]
+    names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
+    predictions = predict(model, kept, **names)
+    _leave(out, predictions=predictions, set_aside=_all_aside(found, kept.decoded))
+    write_provenance(out, inputs=[model / "predictor.json"], settings={"model": model.name})
+    return predictions
+
+
+def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
+    """Segment every image with the segmenter in ``model``: masks beside a table ``segmentations`` of them.
+
+    Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``). Returns the images table with a
+    column ``mask_path`` and ``certainty``, the mean probability of the chosen class along the contours.
+    """
+    from clinome.imaging.segmentation import segment
+
+    if not (model / "segmenter.json").is_file():
+        do = "name the folder `segmenter` in what `clinome train` wrote"
+        raise FormatError("this folder holds no segmenter", where=model, do=do)
+    out, found = usable_folder(out), listed(pictures)
+    rows, faults = [], dict[int, tuple[str, str]]()
+    for k, row in enumerate(found.images.iter_rows(named=True)):
+        try:
+            scan = _read(found.root, row, pictures)
+            (one,) = segment(model, [_case(row, scan)])
+            path = _write_mask(out, row["image_id"], one.labels, scan)
+        except FormatError as error:
+            faults[k] = fault_of(error)
+            continue
+        rows.append({"image_id": row["image_id"], "mask_path": str(path.relative_to(out)), "certainty": _certainty(one)})
+    schema = {"image_id": pl.String, "mask_path": pl.String, "certainty": pl.Float64}
+    made = found.images.join(pl.DataFrame(rows, schema=schema), on="image_id", maintain_order="left")
+    made = made.with_columns(path=pl.Series([str((found.root / path).resolve()) for path in made["path"]], dtype=pl.String))
+    aside = pl.concat([found.set_aside, set_aside_table(found.images, faults)], how="diagonal_relaxed")
+    _leave(out, segmentations=made, set_aside=aside)
+    write_provenance(out, inputs=[model / "segmenter.json"], settings={"model": model.name})
+    return made
+
+
+# --------------------------------------------------------------------------------------------------------------------- predictors
+
+
+def _train_predictor(task: Task, about: Predict, out: Path) -> pl.DataFrame:
+    found = listed(task.images)
+    kept = _decoded(found, task.images, out, size=about.size)
+    images = found.images[kept.decoded.rows]
+    examples = _examples(images, task, [*about.classes, *about.numbers])
+    order = {name: k for k, name in enumerate(images["image_id"])}
+    shown = _Rows(kept, [order[name] for name in examples["example_id"]])
+    dims = np.asarray(shown[0]).ndim - 1
+    targets = [Target(name, "classes", helps=name in about.helps) for name in about.classes]
+    targets += [Target(name, "number", helps=name in about.helps) for name in about.numbers]
+    aside = _all_aside(found, kept.decoded)
+    _leave(out, set_aside=aside)
+    return train_predictor(
+        shown,
+        examples,
+        targets,
+        network=_network(about, dims),
+        preparation=Preparation((about.size,) * dims),
+        out=out,
+        recipe=Recipe(
+            epochs=about.epochs,
+            batch=about.batch,
+            learning_rate=about.learning_rate,
+            members=about.members,
+            turns=about.turns,
+            spread=Spread(rotation_degrees=10, scale=0.1, shift=0.05),
+            precision="measure",
+        ),
+        weights=about.weights,
+        floors=about.floors,
+        allow=task.split.allow,
+        seed=task.task.seed,
+    ).metrics
+
+
+def _network(about: Predict, dims: int) -> Any:
+    """Return the ``Config`` of the network that is asked for; small pictures take the small stem."""
+    from clinome.imaging.models import densenet, inception_v3, resnet
+
+    if about.network in ("resnet18", "resnet50"):
+        layers: Any = int(about.network[6:])
+        return resnet.Config(layers=layers, dims=3 if dims == 3 else 2, stem="small" if about.size <= 64 else "large")
+    if about.network == "densenet121":
+        return densenet.Config(dims=3 if dims == 3 else 2)
+    if dims == 3 or about.size < 75:
+        raise StudyError("inception_v3 takes pictures of 75 pixels and more", got=f"size {about.size}", do="choose resnet18")
+    return inception_v3.Config()
+
+
+def _size_of(model: Path) -> int:
+    import json
+
+    try:
+        about = json.loads((model / "predictor.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise FormatError("this folder holds no predictor", where=model, do="name the folder that `clinome train` wrote") from error
+    return int(max(about["preparation"]["shape"]))
+
+
+def _examples(images: pl.DataFrame, task: Task, names: Sequence[str]) -> pl.DataFrame:
+    """Return the examples of a task: images with their targets and split; images without either are left out."""
+    table = images.rename({"image_id": "example_id"})
+    if task.images.targets is not None:
+        known = read_checked(task.images.targets, TARGETS)
+        key = "image_id" if "image_id" in known.columns else "participant_id"
+        known = known.rename({"image_id": "example_id"}) if key == "image_id" else known
+        on = "example_id" if key == "image_id" else key
+        missing = [name for name in names if name not in known.columns]
+        if missing:
+            raise SchemaError(
+                f"the table of targets has no column {missing[0]!r}", where=task.images.targets, got=", ".join(known.columns)
+            )
+        table = table.join(known.select(on, *names), on=on, how="left", maintain_order="left")
+    elif missing := [name for name in names if name not in table.columns]:
+        raise SchemaError(
+            f"the images table has no column {missing[0]!r}",
+            where=task.images.path,
+            got=", ".join(images.columns),
+            do="name a table of what is known with targets",
+        )
+    table = table.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in names))
+    if not table.height:
+        raise CohortError("no image has a target", do="compare the image_id or participant_id of both tables")
+    return _with_split(table, task)
+
+
+def _with_split(table: pl.DataFrame, task: Task) -> pl.DataFrame:
+    """Add the column ``split`` (and family_id), by the table that the task names or at random; people of neither are left out."""
+    about = task.split
+    if about.participants is not None:
+        people = read_table(about.participants).frame
+        table = table.join(people.select("participant_id", "family_id"), on="participant_id", how="left", maintain_order="left")
+    if about.path is not None:
+        chosen = read_checked(about.path, SPLITS)
+    else:
+        columns = ["participant_id", *(["family_id"] if "family_id" in table.columns else [])]
+        who = table.select(columns).unique("participant_id", keep="first", maintain_order=True)
+        families = who["family_id"].to_list() if "family_id" in who.columns else None
+        chosen = _at_random(who["participant_id"].to_list(), families, about, task.task.seed)
+    found = table.join(chosen, on="participant_id", maintain_order="left")
+    if not found.height:
+        raise CohortError(
+            "the splits name nobody who has an image", where=about.path, do="compare the participant_id of both tables"
+        )
+    return found
+
+
+def _at_random(people: list[str], families: list[str | None] | None, about: Split, seed: int) -> pl.DataFrame:
+    if about.folds:
+        return split_folds(people, families, k=about.folds, seed=seed)
+    shares = {"train": 1 - about.validation - about.test, "validation": about.validation, "test": about.test}
+    return split_people(people, families, fractions=shares, seed=seed)
+
+
+# --------------------------------------------------------------------------------------------------------------------- segmenters
+
+
+def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
+    from clinome.imaging.models import unet, unet3d
+    from clinome.imaging.patches import Preparation as PatchPreparation
+    from clinome.imaging.planner import Budget, describe, plan_network
+    from clinome.imaging.segmentation import Recipe as SegmenterRecipe
+    from clinome.imaging.segmentation import train_segmenter
+
+    about = task.segment
+    assert about is not None
+    found = listed(task.images)
+    if about.masks not in found.images.columns:
+        raise SchemaError(
+            f"the images table has no column {about.masks!r}", where=task.images.path, expected="the path of each image's mask"
+        )
+    table = _with_split(found.images.drop_nulls(about.masks).rename({"image_id": "example_id"}), task)
+    report = refuse_leaking(leakage(table), allow=task.split.allow)
+    sides = {name: table.filter(pl.col("split") == name) for name in ("train", "validation", "test")}
+    for name, side in sides.items():
+        if not side.height:
+            raise CohortError(f"nobody is in the split {name!r}", expected="'train', 'validation' and 'test'")
+    faults: dict[str, tuple[str, str]] = {}
+
+    def cases(side: pl.DataFrame) -> Iterator[Any]:
+        for row in side.iter_rows(named=True):
+            try:
+                yield _case(
+                    row, _read(found.root, row, task.images), _read_mask(found.root / row[about.masks], len(about.structures))
+                )
+            except FormatError as error:
+                faults[row["example_id"]] = fault_of(error)
+
+    step = max(1, -(-sides["train"].height // _PLANNED_ON))
+    some = list(cases(sides["train"][::step]))
+    if not some:
+        raise CohortError("no image of the split 'train' can be read with its mask", got=next(iter(faults.values()))[1])
+    unscaled = any(case.spacing_mm is None for case in some)  # photographs are taken as they are
+    facts = describe(
+        [Scan(c.image, c.spacing_mm) for c in some], [np.asarray(c.labels) for c in some], classes=len(about.structures) + 1
+    )
+    plan = plan_network(facts, Budget(seconds=60 * about.minutes, flops_per_second=1.3e11))
+    plan.save(out / "plan.json")
+    network: Any = unet3d if plan.dims == 3 else unet
+    config = (
+        unet3d.Config.nnunet(plan.channels, plan.classes, plan.widths, halvings=plan.halvings, kernels=plan.kernels)
+        if plan.dims == 3
+        else unet.Config(channels_in=plan.channels, outputs=plan.classes, widths=plan.widths)
+    )
+    recipe = SegmenterRecipe(
+        patch=plan.patch,
+        batch=plan.batch,
+        steps=plan.steps,
+        optimiser="muon",
+        learning_rate=0.02,
+        weight_decay=0.05,
+        clip=12.0,
+        average=min(0.995, 1 - 10 / plan.steps),
+        spread=Spread(rotation_degrees=15, scale=0.15, elastic_mm=0.8, elastic_grid_mm=12),
+        precision="measure",
+        seed=task.task.seed,
+    )
+    trained = train_segmenter(
+        cases(sides["train"]),
+        list(cases(sides["validation"])),
+        network=network,
+        config=config,
+        recipe=recipe,
+        folder=out / "segmenter",
+        structures=list(about.structures),
+        preparation=PatchPreparation(None if unscaled else plan.spacing_mm, plan.intensity, plan.labelled),
+        threads=task.task.threads,
+    )
+    metrics, overlaps = _judged(out, cases, sides, about.structures)
+    ids = {name: k for k, name in enumerate(found.images["image_id"])}
+    aside = set_aside_table(found.images, {ids[name]: fault for name, fault in faults.items()})
+    splits = table.select("participant_id", "split").unique(maintain_order=True)
+    aside = pl.concat([found.set_aside, aside], how="diagonal_relaxed")
+    _leave(out, metrics=metrics, overlaps=overlaps, leakage=report, splits=splits, set_aside=aside)
+    write_json(out / "history.json", trained.history)
+    write_provenance(out, settings={"plan": asdict(plan), "recipe": asdict(recipe)}, seed=task.task.seed)
+    return metrics
+
+
+def _judged(out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Segment the test images and compare with their masks; the mean shape of the training masks stands beside."""
+    from clinome.evaluate.segmentation import compare_masks, segmentation
+    from clinome.imaging.segmentation import segment
+    from clinome.imaging.shape_floor import likeliest, mean_shape
+
+    labels = {name: k + 1 for k, name in enumerate(structures)}
+    prior = mean_shape((np.asarray(case.labels) for case in cases(sides["train"])), classes=len(structures) + 1)
+    rows: dict[str, list[pl.DataFrame]] = {"model": [], "mean shape": []}
+    for case in cases(sides["test"]):
+        truth = np.asarray(case.labels)
+        (found,) = segment(out / "segmenter", [case])
+        for name, said in (("model", found.labels), ("mean shape", likeliest(prior, truth.shape))):
+            about: dict[str, Any] = {"example_id": case.example_id, "participant_id": case.participant_id}
+            rows[name].append(compare_masks(truth, said, labels, spacing=case.spacing_mm, **about))
+    tables = {name: pl.concat(some) for name, some in rows.items()}
+    metrics = pl.concat([segmentation(table, predictor=name, split="test") for name, table in tables.items()])
+    return metrics, tables["model"]
+
+
+def _case(row: dict[str, Any], scan: Scan, labels: NDArray[np.int16] | None = None) -> Any:
+    from clinome.imaging.patches import Case
+
+    name = row.get("example_id") or row["image_id"]
+    if labels is not None and labels.shape != scan.values.shape[1:]:
+        raise FormatError(
+            "the mask does not have the shape of its image", where=row["path"], got=labels.shape, expected=scan.values.shape[1:]
+        )
+    return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"])
+
+
+def _read_mask(path: Path, structures: int) -> NDArray[np.int16]:
+    """Read a mask: NIfTI or DICOM in its scan's place, or a picture; 0 and 255 alone mean 0 and 1."""
+    values = np.asarray(read_scan(path).values[0])
+    if structures == 1 and set(np.unique(values).tolist()) <= {0, 255}:
+        values = values > 0
+    if values.min(initial=0) < 0 or values.max(initial=0) > structures:
+        raise FormatError("the mask holds a label without a name", where=path, got=int(values.max()), expected=f"0 to {structures}")
+    return np.asarray(values, np.int16)
+
+
+def _write_mask(out: Path, name: str, labels: NDArray[np.uint8], scan: Scan) -> Path:
+    """Write labels as NIfTI where the scan has a place in space, else as PNG; return the file."""
+    from clinome.core.files import file_name
+
+    if scan.affine is not None and labels.ndim == 3:
+        path = out / "masks" / f"{file_name(name)}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_on(path, labels, scan)
+        return path
+    from PIL import Image
+
+    path = out / "masks" / f"{file_name(name)}.png"
+    with replacing(path) as temporary:
+        Image.fromarray(np.asarray(labels if labels.ndim == 2 else labels.max(axis=0), np.uint8)).save(temporary)
+    return path
+
+
+def _certainty(one: Any) -> float | None:
+    """Return the mean probability of the chosen class on the border of what was found; None where nothing was."""
+    found = one.labels > 0
+    edge = np.zeros_like(found)
+    for axis in range(found.ndim):
+        beside = np.roll(found, 1, axis=axis) != found
+        beside[(slice(None),) * axis + (0,)] = False
+        edge |= beside
+    return float(one.probability.max(axis=0)[edge].mean()) if edge.any() else None
+
+
+# ------------------------------------------------------------------------------------------------------------------------- reading
+
+
+class _Kept(Sequence[NDArray[Any]]):
+    """Decoded pictures in order, as arrays (channels, *space)."""
+
+    def __init__(self, decoded: Decoded) -> None:
+        self.decoded = decoded
+
+    def __len__(self) -> int:
+        return len(self.decoded.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.decoded[int(self.decoded.rows[place])].values
+
+
+class _Rows(Sequence[NDArray[Any]]):
+    """Some of the kept pictures, in an order of their own."""
+
+    def __init__(self, kept: _Kept, rows: Sequence[int]) -> None:
+        self.kept, self.rows = kept, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.kept[self.rows[place]]
+
+
+def _decoded(found: Listed, pictures: Pictures, out: Path, *, size: int) -> _Kept:
+    """Decode every image once into ``out/decoded``: grey or colour as the first one is, sides at most twice ``size``."""
+    rows = found.images.to_dicts()
+    channels = next((scan.values.shape[0] for row in rows if (scan := _try(found.root, row, pictures)) is not None), 1)
+
+    def decode(k: int) -> Sample:
+        values = _read(found.root, rows[k], pictures).values
+        if len(values) != channels:
+            values = values.mean(axis=0, keepdims=True) if channels == 1 else np.repeat(values[:1], channels, axis=0)
+        if pictures.mirror and rows[k].get("laterality") == "left":
+            values = values[..., ::-1]
+        width = [max(side / (2 * size), 1.0) for side in values.shape[1:]]
+        if max(width) > 1:
+            kept = [round(side / w) for side, w in zip(values.shape[1:], width, strict=True)]
+            values = resample(values, shape=kept, out_spacing=width, fill="edge").astype(np.float32)
+        return Sample(np.ascontiguousarray(values))
+
+    paths = [path for path in found.images["path"] if (found.root / path).is_file()]
+    stamps = content_key(found.images.filter(pl.col("path").is_in(paths)), found.root)
+    key = fingerprint(stamps, found.images["image_id"].to_list(), size, pictures.mirror, channels)
+    return _Kept(decode_once(decode, len(rows), folder=out / "decoded", key=key))
+
+
+def _try(root: Path, row: dict[str, Any], pictures: Pictures) -> Scan | None:
+    try:
+        return _read(root, row, pictures)
+    except FormatError:
+        return None
+
+
+def _read(root: Path, row: dict[str, Any], pictures: Pictures) -> Scan:
+    return read_scan(root / row["path"], series=row.get("series"), modality=pictures.modality, inverted=bool(row.get("inverted")))
+
+
+def _all_aside(found: Listed, decoded: Decoded) -> pl.DataFrame:
+    """Return what was set aside by its header and what by its pixels."""
+    aside = set_aside_table(found.images, decoded.set_aside)
+    return check(pl.concat([found.set_aside, aside], how="diagonal_relaxed"), SET_ASIDE)
+
+
+def _leave(out: Path, **tables: pl.DataFrame) -> None:
+    for name, table in tables.items():
+        with replacing(out / f"{name}.parquet") as temporary:
+            table.write_parquet(temporary)
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    return {name: value.name if isinstance(value, Path) else value for name, value in asdict(settings).items()}

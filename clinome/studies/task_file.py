@@ -1,0 +1,173 @@
+"""The task file: what `clinome train` reads, checked before anything runs; every mistake names its line.
+
+A task is TOML with the sections below; each is a frozen dataclass whose fields are the keys. Paths are relative to the file. A task
+has a section [predict] (classes and numbers of people or pictures) or a section [segment] (structures drawn in masks).
+
+>>> print(*(section for section in SECTIONS), sep=" ")
+task images split predict segment
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from clinome.core.errors import StudyError
+from clinome.studies.toml_file import read_sections
+
+
+@dataclass(frozen=True)
+class About:
+    """`[task]`: ``title`` and ``subtitle`` of the report; ``seed`` of all that is drawn; ``threads`` of processor to use."""
+
+    title: str = ""
+    subtitle: str = ""
+    seed: int = 1
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`[images]`: ``path`` of an images table or of a folder of DICOM, NIfTI, PNG or JPEG files.
+
+    ``targets`` is a table with a column image_id or participant_id and what is known of each; without it the images table holds
+    it. ``modality`` keeps files of that DICOM modality alone ('MR', 'CT', 'DX', …). ``mirror`` flips left eyes and limbs, so that
+    left and right look alike.
+    """
+
+    path: Path
+    targets: Path | None = None
+    modality: str | None = None
+    mirror: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """`[split]`: who is learned from and who is judged; whole families together.
+
+    ``path`` is a table of participant_id and split ('train', 'validation', 'test', or folds); without it people are split at
+    random, into ``folds`` (each predicted by networks that have not seen it) or by the shares ``validation`` and ``test``.
+    ``participants`` is a table whose family_id keeps families together. ``allow`` names checks of leakage that may fail: the
+    explicit word.
+    """
+
+    path: Path | None = None
+    folds: int = 0
+    validation: float = 0.15
+    test: float = 0.2
+    participants: Path | None = None
+    allow: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nobody to learn from."""
+        if self.folds < 0 or self.folds == 1:
+            raise StudyError("folds is out of range", got=self.folds, expected="0, or 2 and more")
+        if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
+            raise StudyError(
+                "validation and test are shares that leave somebody to learn from", got=f"{self.validation} and {self.test}"
+            )
+
+
+@dataclass(frozen=True)
+class Predict:
+    """`[predict]`: ``classes`` and ``numbers`` to predict, ``helps``: those of them that only help the others to be learned.
+
+    ``network`` reads pictures of ``size`` pixels (volumes: voxels) a side, begun with ``weights`` where given. ``members`` networks
+    that differ in their seed are averaged, ``turns`` moved copies of a picture too. ``floors``: compute the trivial methods beside.
+    """
+
+    classes: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
+    network: Literal["resnet18", "resnet50", "inception_v3", "densenet121"] = "resnet18"
+    weights: Path | None = None
+    size: int = 112
+    epochs: int = 30
+    batch: int = 32
+    learning_rate: float = 1e-3
+    members: int = 1
+    turns: int = 1
+    floors: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a task without a target, or with an unknown helper."""
+        named = {*self.classes, *self.numbers}
+        if not named - set(self.helps) or not set(self.helps) <= named:
+            raise StudyError(
+                "there is nothing to predict" if not named - set(self.helps) else "helps names what is no target",
+                got=f"classes {list(self.classes)}, numbers {list(self.numbers)}, helps {list(self.helps)}",
+                expected="columns in classes or numbers; some of them in helps",
+            )
+        for name, least in (("size", 8), ("epochs", 1), ("batch", 2), ("members", 1), ("turns", 1)):
+            if getattr(self, name) < least:
+                raise StudyError(f"{name} is out of range", got=getattr(self, name), expected=f"{least} or more")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`[segment]`: ``structures`` are the names of labels 1, 2, … in the masks that the column ``masks`` of the images table names.
+
+    Spacing, patch, depth and batch are planned from the data, and as many steps as fit into ``minutes`` of training.
+    """
+
+    structures: tuple[str, ...]
+    masks: str = "mask_path"
+    minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse a task without a structure or without time."""
+        if not self.structures or len(set(self.structures)) < len(self.structures):
+            raise StudyError("structures are one or more different names", got=list(self.structures))
+        if self.minutes <= 0:
+            raise StudyError("minutes is out of range", got=self.minutes, expected="above 0")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A checked task file."""
+
+    images: Pictures
+    task: About = field(default_factory=About)
+    split: Split = field(default_factory=Split)
+    predict: Predict | None = None
+    segment: Segment | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two tasks in one, or none."""
+        if (self.predict is None) == (self.segment is None):
+            raise StudyError(
+                "the task says nowhere what to learn" if self.predict is None else "the task is two tasks",
+                expected="either a section [predict] or a section [segment]",
+            )
+        if self.segment is not None and self.split.folds:
+            raise StudyError("folds are for [predict]; a segmenter takes the shares validation and test", got=self.split.folds)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "task": About,
+    "images": Pictures,
+    "split": Split,
+    "predict": Predict,
+    "segment": Segment,
+}
+
+
+def read_task(path: str | Path) -> Task:
+    """Read and check a task file.
+
+    Raises
+    ------
+    StudyError
+        For a file that is not there or is not TOML, an unknown section or key (with the nearest known one), a missing key, a
+        value of the wrong type or out of range, or a file that the task names and that does not exist: all with the line.
+    """
+    path = Path(path)
+    found, reader = read_sections(path, SECTIONS)
+    if "images" not in found:
+        raise StudyError("the section [images] is missing", where=path, expected='[images], and below it path = "…"')
+    made = {name: reader.section(SECTIONS[name], found[name], name) for name in found}
+    try:
+        return Task(**made)
+    except StudyError as error:
+        raise reader.error(str(error), next((name for name in ("segment", "predict") if name in found), "images")) from error
