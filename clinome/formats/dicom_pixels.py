@@ -22,6 +22,7 @@ from clinome.formats.dicom import Header, functional_group, items_of, number_of,
 from clinome.formats.gdcm_process import frame_by_gdcm
 
 Window = bool | tuple[float, float]  # none, the file's own first one, or (centre, width)
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _PLUGINS = {
     **dict.fromkeys(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", *_JPEG_2000), "pillow"),
@@ -224,7 +225,7 @@ def _windowed(header: Header, dataset: Any, frame: int, values: NDArray[Any], wi
     elif (tables := items_of(own, "VOILUTSequence")) and values.dtype.kind in "iu":
         _, first, _ = (int(number) for number in tables[0].LUTDescriptor)
         first = first - 65536 if values.dtype.kind == "i" and first > 32767 else first
-        table = np.asarray(tables[0].LUTData, np.float32)
+        table = _table(header, tables[0].LUTData)
         return np.asarray(
             table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)] / max(float(table.max()), 1.0), np.float32
         )
@@ -241,6 +242,13 @@ def _windowed(header: Header, dataset: Any, frame: int, values: NDArray[Any], wi
     if kind == "LINEAR":  # a width of 1 is a step
         centre, width = centre - 0.5, max(width - 1.0, 1e-6)
     return np.asarray(np.clip((wide - centre) / width + 0.5, 0.0, 1.0), np.float32)
+
+
+def _table(header: Header, data: Any) -> NDArray[np.float32]:
+    """Return the entries of a look-up table, stored as numbers or as the bytes of 16-bit ones."""
+    if isinstance(data, bytes):
+        return np.frombuffer(data, ">u2" if header.syntax == _BIG_ENDIAN else "<u2").astype(np.float32)
+    return np.asarray(data, np.float32)
 
 
 def _palette(header: Header, dataset: Any, raw: NDArray[Any]) -> NDArray[Any]:

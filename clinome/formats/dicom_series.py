@@ -27,6 +27,7 @@ from clinome.formats.dicom_pixels import Window, read_frames
 
 _SAME_PLACE = 1e-3  # share of the distance between slices
 _UNEVEN = 0.1  # share of the distance between slices by which an image may lie beside an even grid
+_ROUNDED = 0.1  # millimetres, within which places written with one decimal do, for up to a quarter of the distance
 _TILTED = 0.02  # sine between slices' way and normal
 _SAME_DIRECTION = 1e-2
 
@@ -51,9 +52,10 @@ class Layout(NamedTuple):
 
 
 def is_placed(headers: Sequence[Header]) -> bool:
-    """Tell whether a series is a volume: more than one image, each with a place and a direction."""
+    """Tell whether a series is meant as a volume: more than one image, and most of them with a place and a direction."""
     planes = [plane for header in headers for plane in header.planes if not plane.localiser]
-    return len(planes) > 1 and all(plane.position and plane.directions and plane.pixel_mm for plane in planes)
+    placed = sum(bool(plane.position and plane.directions and plane.pixel_mm) for plane in planes)
+    return len(planes) > 1 and 2 * placed > len(planes)
 
 
 def layout(headers: Sequence[Header], *, where: Path) -> Layout:
@@ -69,11 +71,11 @@ def layout(headers: Sequence[Header], *, where: Path) -> Layout:
     planes = _along_one_direction([plane for header in headers for plane in header.planes], where, notes)
     _one_size(headers, planes, where)
     directions = np.mean([plane.directions for plane in planes], axis=0).reshape(2, 3)
-    row, column = (direction / np.linalg.norm(direction) for direction in directions)
-    if abs(row @ column) > _SAME_DIRECTION:
-        raise FormatError(
-            "rows and columns of the images are not at right angles", where=where, got=np.round(directions, 4).tolist()
-        )
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    row, column = directions / np.maximum(lengths, 1e-9)
+    if abs(row @ column) > _SAME_DIRECTION or np.abs(lengths - 1).max() > _SAME_DIRECTION:
+        got = np.round(directions, 4).tolist()
+        raise FormatError("rows and columns of the images are not unit vectors at right angles", where=where, got=got)
     normal = np.cross(row, column)
     places = _by_place(planes, normal)
     planes_of = _channels(places, where, notes)
@@ -259,7 +261,7 @@ def _even_step(
         return normal * (first.thickness_mm or 1.0)
     step: NDArray[np.float64] = (origins[-1] - origins[0]) / (len(origins) - 1)
     steps = np.diff(origins @ normal)
-    usual = float(np.median(steps))
+    usual = float(np.median(steps[steps < 1.5 * np.quantile(steps, 0.1)]))  # a gap may stand at every other place
     multiple = np.rint(steps / usual)
     far = np.flatnonzero(multiple > 1)
     if len(far) and np.abs(steps[far] / usual - multiple[far]).max() < _UNEVEN:
@@ -271,8 +273,9 @@ def _even_step(
             expected=f"{usual:.2f} mm, as elsewhere",
             do="copy the series again, whole",
         )
-    beside = np.linalg.norm(origins - (origins[0] + np.arange(len(origins))[:, None] * step), axis=1) / np.linalg.norm(step)
-    if beside.max() > _UNEVEN:
+    length = float(np.linalg.norm(step))
+    beside = np.linalg.norm(origins - (origins[0] + np.arange(len(origins))[:, None] * step), axis=1) / length
+    if beside.max() > max(_UNEVEN, min(_ROUNDED / length, 0.25)):
         k = int(np.abs(steps - usual).argmax())
         even = np.abs(steps - usual).max() <= _UNEVEN * usual
         raise FormatError(
@@ -284,7 +287,7 @@ def _even_step(
         )
     if beside.max() > 0.01:
         notes.append(f"slices lie up to {beside.max():.0%} of their distance beside an even grid")
-    tilt = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
+    tilt = float(np.linalg.norm(step - (step @ normal) * normal)) / length
     if tilt > _TILTED:
         notes.append(f"slices are shifted against each other (gantry tilt of {np.degrees(np.arcsin(tilt)):.1f}°)")
     return step

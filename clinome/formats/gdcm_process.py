@@ -1,12 +1,13 @@
 """gdcm in a process of its own: on some broken JPEG files the library ends the process it runs in.
 
-The child is started at the first file that needs gdcm (lossless JPEG, some JPEG 2000) and kept; when it dies over a frame, that
-frame is an error, and the next one gets a new child. It speaks over pipes: a line of JSON for a frame wanted, then one letter,
-eight bytes of length, and an array in NumPy's format ('A') or a message ('X').
+The child is started at the first file that needs gdcm (lossless JPEG, some JPEG 2000) and kept; when it dies over a frame, a new
+one is asked, and when that dies too, the frame is an error. It speaks over pipes: a line of JSON for a frame wanted, then one
+letter, eight bytes of length, and an array in NumPy's format ('A') or a message ('X').
 """
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import select
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,28 +35,50 @@ def frame_by_gdcm(path: Path, frame: int, syntax: str) -> NDArray[Any]:
     ValueError
         When gdcm cannot decode it, or dies of it.
     """
-    global _child
+    request = json.dumps([str(path.absolute()), frame, syntax]).encode() + b"\n"
     with _lock:
-        if _child is None or _child[0] != os.getpid() or _child[1].poll() is not None:
-            _child = (os.getpid(), _start())
-        child = _child[1]
-        assert child.stdin, "a pipe"
-        assert child.stdout, "a pipe"
-        try:
-            child.stdin.write(json.dumps([str(path.absolute()), frame, syntax]).encode() + b"\n")
-            child.stdin.flush()
-            if not select.select([child.stdout], [], [], _PATIENCE)[0]:
-                raise EOFError
-            kind, content = _received(child.stdout)
-        except (EOFError, OSError) as error:
-            child.kill()
-            child.wait()
-            _child = None
-            raise ValueError("the decoder gdcm broke down over it") from error
+        answer = _asked(request) or _asked(request)  # it may have been killed from outside; over one frame it dies twice
+    if answer is None:
+        raise ValueError("the decoder gdcm broke down over it")
+    kind, content = answer
     if kind == b"X":
         raise ValueError(content.decode())
     array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     return array
+
+
+def _asked(request: bytes) -> tuple[bytes, bytes] | None:
+    """Return the child's answer; None when it died or was silent for too long, and is gone."""
+    global _child
+    if _child is None or _child[0] != os.getpid():
+        atexit.unregister(_stop)
+        atexit.register(_stop)
+        _child = (os.getpid(), _start())
+    child = _child[1]
+    assert child.stdin, "a pipe"
+    assert child.stdout, "a pipe"
+    try:
+        child.stdin.write(request)
+        child.stdin.flush()
+        if select.select([child.stdout], [], [], _PATIENCE)[0]:
+            return _received(child.stdout)
+    except (EOFError, OSError):
+        pass
+    _stop()
+    return None
+
+
+def _stop() -> None:
+    """End the child with the process it belongs to."""
+    global _child
+    if _child is not None and _child[0] == os.getpid():
+        child, _child = _child[1], None
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            with suppress(OSError):
+                if pipe:
+                    pipe.close()
 
 
 def _start() -> subprocess.Popen[bytes]:

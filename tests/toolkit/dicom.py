@@ -52,18 +52,17 @@ def save(dataset: Dataset, path: Path) -> Path:
 def slices(values: np.ndarray, affine: np.ndarray, **attributes: Any) -> list[Dataset]:
     """Return one data set a slice of ``values`` (slices, rows, columns), placed by ``affine``: (column, row, slice) to LPS."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    return [
-        image(
-            values[k],
-            PixelSpacing=[round(float(lengths[1]), 6), round(float(lengths[0]), 6)],
-            ImageOrientationPatient=[round(float(x), 8) for x in (*affine[:3, 0] / lengths[0], *affine[:3, 1] / lengths[1])],
-            ImagePositionPatient=[round(float(x), 5) for x in (affine @ (0, 0, k, 1))[:3]],
-            SliceThickness=round(float(lengths[2]), 6),
-            InstanceNumber=k + 1,
-            **attributes,
-        )
-        for k in range(len(values))
-    ]
+    directions = (*affine[:3, 0] / lengths[0], *affine[:3, 1] / lengths[1])
+    shared = {
+        "PixelSpacing": [round(float(lengths[1]), 6), round(float(lengths[0]), 6)],
+        "ImageOrientationPatient": [round(float(x), 8) for x in directions],
+        "SliceThickness": round(float(lengths[2]), 6),
+    }
+    made = []
+    for k in range(len(values)):
+        position = [round(float(x), 5) for x in (affine @ (0, 0, k, 1))[:3]]
+        made.append(image(values[k], **{**shared, "ImagePositionPatient": position, "InstanceNumber": k + 1, **attributes}))
+    return made
 
 
 def save_slices(datasets: list[Dataset], folder: Path, order: Any = None) -> Path:
