@@ -59,14 +59,15 @@ def sides(files: Files, *, taught: int, seed: int) -> Sides:
 
 def phenotypes(files: Files, who: Sides, config: Config, out: Path, *, eye: str | None = None) -> pl.DataFrame:
     """Return phenotypes of the people to associate; of one ``eye`` alone by the encoder that both eyes of others taught."""
-    images = read_checked(files.images, IMAGES)
-    if eye is None:
-        both = embed(images, root=files.folder, out=out, config=config, splits=who.table(), pictures_in=files.folder / "decoded")
-        return both.phenotypes.drop_nulls()
-    embed(images, root=files.folder, out=out, config=config, splits=who.table(), pictures_in=files.folder / "decoded")
+    images, decoded = read_checked(files.images, IMAGES), files.folder / "decoded"
+    if eye is None or config.is_taught:
+        both = embed(images, root=files.folder, out=out, config=config, splits=who.table(), pictures_in=decoded)
+        if eye is None:
+            return both.phenotypes.drop_nulls()
     one = images.filter((pl.col("laterality") == eye) & pl.col("participant_id").is_in(who.associated))
-    as_is = replace(config, encoder="transfer", weights=out / "encoder.safetensors", training="outside")
-    return embed(one, root=files.folder, out=out / eye, config=as_is).phenotypes.drop_nulls()
+    if config.is_taught:
+        config = replace(config, encoder="transfer", weights=out / "encoder.safetensors")
+    return embed(one, root=files.folder, out=out / eye, config=config).phenotypes.drop_nulls()
 
 
 class Scan(NamedTuple):

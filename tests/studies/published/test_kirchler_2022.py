@@ -1,0 +1,25 @@
+"""The small version of the study: planted variants are found, null ones are not; a second call makes nothing again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from clinome.studies.published.kirchler_2022.study import run
+
+
+@pytest.mark.slow
+def test_planted_variants_are_found_by_what_pictures_show(tmp_path: Path) -> None:
+    found = pl.DataFrame(run(None, tmp_path, small=True)["power"])
+    assert set(found["encoder"]) == {"SimCLR", "identity margin", "random weights", "procedural shapes", "plain pixels"}
+    most = found.filter((pl.col("n") == 320) & (pl.col("test") == "omnibus"))
+    assert most.filter(pl.col("encoder") == "SimCLR")["found"].item() >= 3  # of 20; 5 when this was written
+    assert (found["power"] <= found["ceiling"] + 0.25).all()
+    assert (found["false_0.001_lower"] <= 0.001).all()
+    start = time.process_time()
+    again = pl.DataFrame(run(None, tmp_path, small=True)["power"])
+    assert again.equals(found)
+    assert time.process_time() - start < 5
