@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from clinome.core.files import write_json
+from clinome.core.files import replacing, write_json
 from clinome.core.provenance import provenance
 from clinome.imaging.embedding import Config
 from clinome.imaging.features import views
 from clinome.imaging.learning import Training, targets_of, train_encoder
+from clinome.report.power import draw_power
 from clinome.simulate.pleiotropy import Cohort, simulate_cohort
 from clinome.simulate.shapes import draw_shapes
 from clinome.studies.picture_power import measure, phenotypes, sides
@@ -64,7 +65,7 @@ def shapes_network(out: Path, config: Config, *, small: bool) -> Path:
 
 
 def run(data: Path | None, out: Path, *, small: bool = False, threads: int = 1, weights: Path | None = None) -> dict[str, Any]:
-    """Simulate, embed, scan and count; write ``figures.json`` and ``power.parquet`` into ``out``; return the figures."""
+    """Simulate, embed, scan and count; write ``figures.json``, ``power.parquet`` and ``power.svg`` into ``out``; return the figures."""
     start = time.process_time()
     cohort = SMALL if small else COHORT
     files = simulate_cohort(out / "cohort", cohort, processes=threads)
@@ -73,6 +74,8 @@ def run(data: Path | None, out: Path, *, small: bool = False, threads: int = 1, 
     tables = {name: phenotypes(files, who, config, out / "encoders" / name) for name, config in chosen.items()}
     power = measure(files, who, tables, (160, 320) if small else SIZES, out / "scans")
     power.write_parquet(out / "power.parquet")
+    with replacing(out / "power.svg") as temporary:
+        temporary.write_text(draw_power(power), encoding="utf-8")
     figures = {
         "power": power.to_dicts(),
         "cpu_seconds": time.process_time() - start,
