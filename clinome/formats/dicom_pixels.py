@@ -161,6 +161,7 @@ def _one(header: Header, dataset: Any, frame: int | None, plugin: str) -> NDArra
     return raw
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _valued(header: Header, dataset: Any, frame: int, raw: NDArray[Any], window: Window) -> NDArray[Any]:
     """Turn stored pixels of one frame into values, shape (rows, columns, channels)."""
     if header.photometric == "PALETTE COLOR":

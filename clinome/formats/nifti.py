@@ -254,10 +254,12 @@ def _scaled(path: Path, header: Any, raw: NDArray[Any]) -> NDArray[Any]:
         raise _broken(path, str(error)) from error
     if slope is None or (slope, shift) == (1.0, 0.0):
         return raw if raw.dtype.kind != "f" or raw.dtype.itemsize <= 8 else raw.astype(np.float64)
-    wide: NDArray[np.float64] = raw.astype(np.float64) * slope + shift
-    return wide.astype(np.float32) if raw.dtype.itemsize <= 2 or raw.dtype == np.float32 else wide
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are noted
+        wide: NDArray[np.float64] = raw.astype(np.float64) * slope + shift
+        return wide.astype(np.float32) if raw.dtype.itemsize <= 2 or raw.dtype == np.float32 else wide
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _place(path: Path, header: Any) -> tuple[NDArray[np.float64] | None, tuple[float, float, float], tuple[str, ...]]:
     """Return affine, spacing and notes, in millimetres; refuse two matrices that contradict each other."""
     unit = int(header["xyzt_units"]) & 7

@@ -251,6 +251,7 @@ def _mirrored(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray((1 << max(8, int(high).bit_length())) - 1 - values, values.dtype)
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def placed(values: NDArray[Any], affine: NDArray[np.float64], **about: Any) -> Scan:
     """Turn ``values`` of a file, shape (channels, third, second, first axis), to the body's directions.
 

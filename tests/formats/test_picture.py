@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from clinome.core.errors import FormatError, OutputError
 from clinome.formats import picture
-from clinome.formats.picture import read_picture, read_square, write_picture
+from clinome.formats.picture import is_picture, read_native, read_picture, read_square, write_picture
 
 
 def noise(height: int, width: int, seed: int = 1) -> np.ndarray:
@@ -148,3 +149,68 @@ def test_a_square_is_upright_in_colours_without_transparency(tmp_path: Path) -> 
     assert read_square(tmp_path / "clear.png", side=10).max() == 0
     Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
     np.testing.assert_array_equal(read_square(tmp_path / "deep.png", side=20), pixels[:, :, :1].repeat(3, axis=2))
+
+
+# ------------------------------------------------------------------------------------------------------------------- native depth
+
+DEEP = np.random.default_rng(1).integers(0, 65536, (9, 7), dtype=np.uint16)
+
+
+def test_deep_greyscale_stays_deep(tmp_path: Path) -> None:
+    Image.fromarray(DEEP).save(tmp_path / "a.png")
+    Image.fromarray(DEEP).save(tmp_path / "a.tif")
+    for name in ("a.png", "a.tif"):
+        found = read_native(tmp_path / name)
+        assert (found.dtype, found.shape) == (np.uint16, (9, 7, 1))
+        np.testing.assert_array_equal(found[:, :, 0], DEEP)
+    tifffile.imwrite(tmp_path / "big.tif", DEEP, byteorder=">")
+    np.testing.assert_array_equal(read_native(tmp_path / "big.tif")[:, :, 0], DEEP)
+    tifffile.imwrite(tmp_path / "float.tif", DEEP.astype(np.float32) / 7)
+    np.testing.assert_array_equal(read_native(tmp_path / "float.tif")[:, :, 0], DEEP.astype(np.float32) / 7)
+
+
+def test_channels_are_the_files(tmp_path: Path) -> None:
+    grey = (DEEP >> 8).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(noise(9, 7)).save(tmp_path / "colour.png")
+    Image.fromarray(np.dstack([grey, np.full_like(grey, 255)])).save(tmp_path / "alpha.png")
+    palette = Image.fromarray(grey)
+    palette.putpalette([level for level in range(256) for _ in range(3)])
+    palette.save(tmp_path / "palette.png")
+    for name in ("grey.png", "alpha.png", "palette.png"):
+        np.testing.assert_array_equal(read_native(tmp_path / name), grey[:, :, None])
+    np.testing.assert_array_equal(read_native(tmp_path / "colour.png"), noise(9, 7))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_tiff_whose_low_values_are_white_is_bright_there(kind: type, tmp_path: Path) -> None:
+    values = (DEEP >> 8).astype(np.uint8) if kind == np.uint8 else DEEP
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    np.testing.assert_array_equal(read_native(tmp_path / "a.tif")[:, :, 0], np.iinfo(kind).max - values)
+    high = read_picture(tmp_path / "a.tif")[:, :, 0].astype(int)
+    assert np.abs(high - (255 - np.round(values / (np.iinfo(kind).max / 255)))).max() <= 1
+
+
+def test_deep_colours_are_not_cut_in_silence(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([DEEP] * 3), photometric="rgb")
+    with pytest.raises(FormatError, match=r"16 bits a colour(.|\n)*read_picture"):
+        read_native(tmp_path / "a.tif")
+
+
+def test_pages_and_cut_tiffs(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([DEEP] * 3), photometric="minisblack")
+    with pytest.raises(FormatError, match=r"several pages(.|\n)*3 pages"):
+        read_native(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", DEEP)
+    whole = (tmp_path / "b.tif").read_bytes()
+    for size in (0, 4, 8, 60, len(whole) // 2, len(whole) - 9):
+        (tmp_path / "b.tif").write_bytes(whole[:size])
+        with pytest.raises(FormatError, match=r"b\.tif"):
+            read_native(tmp_path / "b.tif")
+
+
+def test_what_is_a_picture(tmp_path: Path) -> None:
+    assert is_picture(b"\x89PNG\r\n\x1a\n")
+    assert is_picture(b"MM\0*")
+    assert not is_picture(b"")
+    assert not is_picture(b"\0" * 128 + b"DICM")
