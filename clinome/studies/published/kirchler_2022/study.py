@@ -65,7 +65,7 @@ def shapes_network(out: Path, config: Config, *, small: bool) -> Path:
 
 
 def run(data: Path | None, out: Path, *, small: bool = False, threads: int = 1, weights: Path | None = None) -> dict[str, Any]:
-    """Simulate, embed, scan and count; write ``figures.json``, ``power.parquet`` and ``power.svg`` into ``out``; return the figures."""
+    """Simulate, embed, scan and count; write figures, ``power.parquet`` and ``power.svg`` into ``out``."""
     start = time.process_time()
     cohort = SMALL if small else COHORT
     files = simulate_cohort(out / "cohort", cohort, processes=threads)
