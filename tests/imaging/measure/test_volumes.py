@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
 import numpy as np
+import polars as pl
 import pytest
 from numpy.testing import assert_allclose
 
@@ -74,3 +81,22 @@ def test_surfaces_of_nothing_and_of_what_is_thin() -> None:
         measure_volumes(np.zeros((2, 2, 2), np.uint8), spacing_mm=(1.0, 1.0), names={1: "a"})
     with pytest.raises(ValueError, match="probabilities must have"):
         measure_volumes(np.zeros((2, 2, 2), np.uint8), spacing_mm=(1, 1, 1), names={1: "a"}, probabilities=np.zeros((2, 2, 2, 2)))
+
+
+def test_real_hippocampi(real_data: Callable[[str], Path]) -> None:
+    """Volumes of labels at 1 mm are the voxel counts of the data set's own list; both parts, and the whole, of plausible shape."""
+    folder = real_data("msd-hippocampus")
+    counts = {row["id"]: row for row in pl.read_csv(folder / "volumes.csv").to_dicts()}
+    with tarfile.open(folder / "hippocampus.tar") as archive:
+        for name in ("hippocampus_001", "hippocampus_003"):
+            member = archive.extractfile(f"labels/{name}.nii.gz")
+            assert member is not None
+            image = nibabel.Nifti1Image.from_bytes(gzip.decompress(member.read()))
+            labels, spacing = np.asarray(image.dataobj).astype(np.int16), tuple(float(mm) for mm in image.header.get_zooms())
+            found = measure_volumes(labels, spacing_mm=spacing, names={1: "anterior", 2: "posterior"}, total="hippocampus")
+            assert found["anterior"][0].value == counts[name]["vox_anterior"]
+            assert found["posterior"][0].value == counts[name]["vox_posterior"]
+            volume, surface = found["hippocampus"]
+            assert volume.flag is None
+            sphericity = np.pi ** (1 / 3) * (6 * volume.value) ** (2 / 3) / surface.value
+            assert 0.5 < sphericity < 0.85  # a curved sausage
