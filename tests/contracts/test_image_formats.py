@@ -20,6 +20,7 @@ from clinome.imaging.scan import read_scan
 
 GREY = np.random.default_rng(1).integers(0, 256, (24, 19), dtype=np.uint8)
 VOLUME = np.random.default_rng(2).integers(0, 900, (5, 11, 7)).astype(np.int16)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's, of damaged TIFF
 SNIFFERS = {"dicom": is_dicom, "nifti": is_nifti, "picture": is_picture}
 # Another program writes each; its first bytes belong to one sniffer alone.
 FORMATS: dict[str, tuple[str, Callable[[Path], object]]] = {

@@ -197,6 +197,7 @@ def test_deep_colours_are_not_cut_in_silence(tmp_path: Path) -> None:
         read_native(tmp_path / "a.tif")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_pages_and_cut_tiffs(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.stack([DEEP] * 3), photometric="minisblack")
     with pytest.raises(FormatError, match=r"several pages(.|\n)*3 pages"):
