@@ -52,6 +52,7 @@ _OTHERS = (
     (b"<html", "a web page, perhaps of a failed download", "download it again"),
 )
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _ENVELOPED = bytes.fromhex("06092a864886f70d0107")  # the object identifier of PKCS #7 / CMS contents
 
@@ -221,7 +222,7 @@ def _header(path: Path, dataset: Any) -> Header:
     groups = items_of(dataset, "PerFrameFunctionalGroupsSequence")
     if groups and len(groups) < frames:
         raise _truncated(path, f"{len(groups)} of {frames} frames are described")
-    _refuse_short(path, dataset, syntax, int(rows * columns) * frames)
+    _refuse_short(path, dataset, syntax, int(rows * columns), frames)
     side = next((text_of(dataset, name) for name in ("ImageLaterality", "Laterality") if text_of(dataset, name)), "")
     side = side or text_of(functional_group(dataset, 0, "FrameAnatomySequence"), "FrameLaterality")
     instance = text_of(dataset, "SOPInstanceUID")
@@ -243,15 +244,13 @@ def _header(path: Path, dataset: Any) -> Header:
     )
 
 
-def _refuse_short(path: Path, dataset: Any, syntax: str, pixels: int) -> None:
-    """Refuse a file that is shorter than its uncompressed pixels alone."""
-    if syntax not in _UNCOMPRESSED:
-        return
+def _refuse_short(path: Path, dataset: Any, syntax: str, pixels: int, frames: int) -> None:
+    """Refuse a file that is shorter than its uncompressed pixels alone, or than the marks of as many compressed frames."""
     bits = (number_of(dataset, "BitsAllocated") or 1) * (number_of(dataset, "SamplesPerPixel") or 1)
     if text_of(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
         bits *= 2 / 3
-    size, least = path.stat().st_size, int(pixels * bits / 8)
-    if size < least:
+    size, least = path.stat().st_size, int(pixels * frames * bits / 8) if syntax in _UNCOMPRESSED else 8 * frames
+    if size < least and syntax != _DEFLATED:
         raise _truncated(path, f"{size:,} bytes", f"at least {least:,} bytes of pixels")
 
 

@@ -247,6 +247,10 @@ def test_a_header_without_pixels_and_a_size_that_lies(tmp_path: Path, monkeypatc
     made.Rows = 60000
     with pytest.raises(FormatError, match=r"truncated(.|\n)*at least 840,000 bytes"):
         read(save(made, tmp_path / "a.dcm"))
+    made = pydicom.dcmread(sample("MR_small_RLE.dcm"))
+    made.NumberOfFrames = 2_000_000_000
+    with pytest.raises(FormatError, match=r"truncated(.|\n)*at least 16,000,000,000 bytes"):
+        read(save(made, tmp_path / "a.dcm"))
     made = image(NOISE, PixelSpacing=[0.5, 0.5])
     made.PixelSpacing = [0.5, 0.5]
     made["PixelSpacing"].value = [0.5]
