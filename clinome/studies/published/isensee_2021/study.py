@@ -2,9 +2,11 @@
 
     python -m clinome.studies.published.isensee_2021.study --data ../shared/data --out run           # all, one after another
     python -m clinome.studies.published.isensee_2021.study --data ../shared/data --out run --only 3  # one fold; then again without
+    python -m clinome.studies.published.isensee_2021.study --data ../shared/data --out run --networks 2  # the longer run
 
 A run that is killed goes on when the command is given again. Every image is segmented once, by the network of the fold it was kept
-out of. Four images of each fold's training part are held out to draw its curve; nothing is chosen on them.
+out of; in the longer run by two, of different seeds, whose probabilities are averaged. Four images of each fold's training part are
+held out to draw its curve; nothing is chosen on them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 import json
 import tarfile
 import tempfile
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,15 @@ import polars as pl
 
 from clinome.core.files import write_json
 from clinome.core.provenance import provenance
+from clinome.core.schema import MEASUREMENTS, check
 from clinome.evaluate.agreement import agreement
 from clinome.evaluate.compare import compare
 from clinome.evaluate.measuring import Metric, additive
 from clinome.evaluate.segmentation import compare_masks, segmentation
 from clinome.imaging.intensity import Change
+from clinome.imaging.measure.fold import fold, write_folded
+from clinome.imaging.measure.table import rows_of
+from clinome.imaging.measure.trait import trait
 from clinome.imaging.models import unet3d
 from clinome.imaging.patches import Case, Preparation
 from clinome.imaging.planner import Budget, Plan, describe, plan_network
@@ -90,18 +95,25 @@ def overlaps(cases: list[Case], predicted: list[Any]) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def learn(training: list[Case], test: list[Case], folder: Path, plan: Plan, recipe: Recipe, config: Any = None) -> pl.DataFrame:
-    """Train in ``folder`` on all but the first few of ``training`` and return the overlaps of ``test``; kept once made."""
-    if not (folder / "overlaps.parquet").exists():
+def learn(
+    training: list[Case], test: list[Case], folders: list[Path], plan: Plan, recipe: Recipe, config: Any = None
+) -> pl.DataFrame:
+    """Train a network in each of ``folders``, on all but the first few of ``training``; return the overlaps of ``test`` with the
+    mean of their probabilities, kept once made.
+    """
+    kept = folders[-1] / "overlaps.parquet"
+    if not kept.exists():
         config = config or unet3d.Config.nnunet(
             plan.channels, plan.classes, plan.widths, halvings=plan.halvings, kernels=plan.kernels
         )
-        train_segmenter(
-            training[HELD_OUT:], training[:HELD_OUT], network=unet3d, config=config, recipe=recipe, folder=folder,
-            structures=list(STRUCTURES), preparation=Preparation(plan.spacing_mm, plan.intensity, plan.labelled),
-        )  # fmt: skip
-        overlaps(test, [one.labels for one in segment(folder, test)]).write_parquet(folder / "overlaps.parquet")
-    return pl.read_parquet(folder / "overlaps.parquet")
+        for seed, folder in enumerate(folders, start=1):
+            train_segmenter(
+                training[HELD_OUT:], training[:HELD_OUT], network=unet3d, config=config, recipe=replace(recipe, seed=seed),
+                folder=folder, structures=list(STRUCTURES), preparation=Preparation(plan.spacing_mm, plan.intensity, plan.labelled),
+            )  # fmt: skip
+        said = zip(*(segment(folder, test) for folder in folders), strict=True)
+        overlaps(test, [sum(one.probability for one in each).argmax(axis=0) for each in said]).write_parquet(kept)
+    return pl.read_parquet(kept)
 
 
 def planned(training: list[Case], budget: Budget) -> Plan:
@@ -110,35 +122,48 @@ def planned(training: list[Case], budget: Budget) -> Plan:
     return plan_network(describe(scans, [np.asarray(case.labels) for case in training], classes=len(STRUCTURES) + 1), budget)
 
 
-def run(data: Path, out: Path, *, small: bool = False, only: int | None = None) -> dict[str, Any]:
-    """Train the folds (or ``only`` one of them) and judge all; write ``figures.json`` and tables into ``out``."""
+def run(data: Path, out: Path, *, small: bool = False, only: int | None = None, networks: int = 1) -> dict[str, Any]:
+    """Train ``networks`` for each fold (or for ``only`` one), judge them, and write the figures into ``out``."""
     cases = read(data, only=30 if small else None)
-    budget = replace(BUDGET, seconds=4) if small else BUDGET
+    budget, changes = (replace(BUDGET, seconds=7), {"average": 0.85, "validations": 1}) if small else (BUDGET, {})
     found, of_mean, seconds = [], [], []
     for k, rows in enumerate(np.array_split(np.random.default_rng(SEED).permutation(len(cases)), FOLDS)):
         if only not in (None, k) or (small and k):
             continue
         training, test = [case for i, case in enumerate(cases) if i not in rows], [cases[i] for i in rows]
-        plan, folder, start = planned(training, budget), out / f"fold_{k}", time.process_time()
+        plan, folder = planned(training, budget), out / f"fold_{k}"
         plan.save(folder / "plan.json")
-        found.append(learn(training, test, folder, plan, recipe_of(plan)))
-        seconds.append(_seconds(folder / "seconds.json", time.process_time() - start))
+        folders = [folder, *(folder / f"seed_{seed}" for seed in range(2, networks + 1))]
+        found.append(learn(training, test, folders, plan, recipe_of(plan, **changes)))
+        seconds.append(sum(json.loads((one / "time.json").read_text())["cpu_seconds"] for one in folders))
         prior = mean_shape((np.asarray(case.labels) for case in training), classes=3, shape=plan.shape)
         of_mean.append(overlaps(test, [likeliest(prior, case.image.shape[1:]) for case in test]))
     model, floor = pl.concat(found), pl.concat(of_mean)
-    model.write_parquet(out / "overlaps.parquet")
+    name = "figures" if networks == 1 else f"figures_of_{networks}"
     metrics = pl.concat([segmentation(model), segmentation(floor, predictor="mean shape"), *volumes(model)])
-    metrics.write_parquet(out / "metrics.parquet")
     figures = {
         "dice_of_folds": [dict(_dice(table).rows()) for table in found],
         "gain_over_mean_shape": {name: gain(model, floor, name) for name in STRUCTURES},
         "metrics": metrics.to_dicts(),
-        "seconds_of_folds": seconds,
+        "cpu_seconds_of_folds": seconds,
         "reasons": plan.reasons,
         "provenance": provenance(settings={"budget": budget, "plan": asdict(plan), "recipe": asdict(recipe_of(plan))}, seed=SEED),
     }
-    write_json(out / "figures.json", figures)
+    write_json(out / f"{name}.json", figures)
+    measured = measurements(model)
+    measured.write_parquet(out / "measurements.parquet")
+    write_folded(fold(measured, source="3-D U-Nets of isensee_2021, each image by one that did not learn from it"), out)
     return figures
+
+
+def measurements(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the measured volumes as MEASUREMENTS, of the whole and of each part; an empty structure is flagged."""
+    rows: list[Any] = []
+    for (image, person), part in table.group_by("example_id", "participant_id", maintain_order=True):
+        sizes = dict(part.select("structure", "predicted_volume").rows()) | {"whole": part["predicted_volume"].sum()}
+        traits = {name: [trait("volume", size, "mm³", None if size else "absent")] for name, size in sizes.items()}
+        rows += rows_of({"image_id": image, "participant_id": person}, traits)
+    return check(pl.DataFrame(rows, schema={c.name: c.dtype for c in MEASUREMENTS.columns}, orient="row"), MEASUREMENTS)
 
 
 def volumes(table: pl.DataFrame) -> list[pl.DataFrame]:
@@ -162,13 +187,6 @@ def _dice(table: pl.DataFrame) -> pl.DataFrame:
     return table.group_by("structure", maintain_order=True).agg(pl.mean("dice"))
 
 
-def _seconds(path: Path, spent: float) -> float:
-    """Keep the seconds of the longest call (the training), not those of a call that found everything done."""
-    before = json.loads(path.read_text()) if path.exists() else 0.0
-    write_json(path, round(max(before, spent), 1))
-    return max(before, spent)
-
-
 if __name__ == "__main__":
     import argparse
 
@@ -177,4 +195,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--only", type=int)
+    parser.add_argument("--networks", type=int, default=1)
     print({name: value for name, value in run(**vars(parser.parse_args())).items() if "dice" in name or "gain" in name})
