@@ -93,3 +93,37 @@ def smoothed(maps: NDArray[np.floating], sigma: float) -> NDArray[np.float32]:
     step = max(2, int(sigma) // 2)
     blurred = gaussian_filter(np.asarray(maps, dtype=np.float32), (0, 0, sigma, sigma))
     return np.asarray(blurred[..., ::step, ::step].ravel())
+
+
+def edges(views: NDArray[Any], *, ground: float = 0.0, sigma: float = 1.0) -> NDArray[np.float32]:
+    """Return how steeply the tissue scale changes at each pixel, (views, channels, height, width): where tissues meet, how sharply.
+
+    ``sigma`` is that of the Gaussian whose derivative is taken, in pixels.
+    """
+    from scipy.ndimage import gaussian_gradient_magnitude
+
+    scale = tissue_scale(views, ground=ground)
+    steep = [[gaussian_gradient_magnitude(channel, sigma) for channel in view] for view in scale]
+    return np.asarray(steep, dtype=np.float32)
+
+
+def local_histograms(
+    values: NDArray[np.floating], low: float, high: float, *, levels: int = 10, cell: int = 12, sigma: float = 8.0
+) -> NDArray[np.float32]:
+    """Return, around every ``cell``-th pixel, how much of a picture has each of ``levels`` brightnesses, as one row.
+
+    Parameters
+    ----------
+    values
+        Shape (views, channels, height, width); 0 is the ground and counts nowhere.
+    low, high
+        The first and last level; a value between two levels counts for both in part.
+    sigma
+        Of the Gaussian that says how near counts as around, in pixels.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    step = (high - low) / (levels - 1)
+    near = [np.clip(1 - np.abs(values - level) / step, 0, 1) * (values > 0) for level in np.linspace(low, high, levels)]
+    around = gaussian_filter(np.stack(near).astype(np.float32), (0, 0, 0, sigma, sigma))
+    return np.asarray(around[..., cell // 3 :: cell, cell // 3 :: cell].ravel())
