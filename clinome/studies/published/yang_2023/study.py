@@ -43,14 +43,14 @@ SEEDS = (0, 1, 2)
 TARGET = Target("pneumonia", "classes")
 NETWORK = resnet.Config(layers=18, width=16, stem="small")
 RECIPE = Recipe(
-    epochs=20,
+    epochs=10,
     batch=64,
-    average=0.995,
+    average=0.99,
     mixup=0.3,
     smoothing=0.05,
     spread=Spread(rotation_degrees=15, scale=0.22, shear=0.1, shift=0.1, mirror=(1,)),
     change=Change(brightness=0.6, contrast=0.5, gamma=0.6, blur=1.0, noise=0.25, bias_field=0.3, low_resolution=0.5, chance=0.7),
-    turns=8,
+    turns=4,
     precision="bfloat16",
 )
 OURS = Preparation((28, 28))
