@@ -58,7 +58,7 @@ def run(data: Path, out: Path, *, small: bool = False, only: str | None = None) 
     cases = read(data, only=25 if small else None)
     rows = np.array_split(np.random.default_rng(SEED).permutation(len(cases)), FOLDS)[0]
     training, test = [case for i, case in enumerate(cases) if i not in rows], [cases[i] for i in rows]
-    plan = planned(training, replace(BUDGET, seconds=2 if small else SECONDS))
+    plan = planned(training, replace(BUDGET, seconds=0.25 if small else SECONDS))
     recipe = recipe_of(plan, validations=1, average=0.99)
     few = [*training[:4], *(sparse(case) for case in training[4:])]
     asked = {

@@ -142,6 +142,8 @@ def run(data: Path, out: Path, *, small: bool = False, only: int | None = None, 
     name = "figures" if networks == 1 else f"figures_of_{networks}"
     metrics = pl.concat([segmentation(model), segmentation(floor, predictor="mean shape"), *volumes(model)])
     figures = {
+        **{f"dice_{name}": _value(metrics, "dice", f"structure={name}") for name in STRUCTURES},
+        **{f"volume_r_{name}": _value(metrics, "pearson_r", f"volume={name}") for name in ("whole", *STRUCTURES)},
         "dice_of_folds": [dict(_dice(table).rows()) for table in found],
         "gain_over_mean_shape": {name: gain(model, floor, name) for name in STRUCTURES},
         "metrics": metrics.to_dicts(),
@@ -181,6 +183,10 @@ def gain(first: pl.DataFrame, second: pl.DataFrame, structure: str) -> dict[str,
     one, two = (table.filter(structure=structure).sort("example_id") for table in (first, second))
     found = compare(MEAN, np.zeros(one.height), one["dice"], two["dice"], participants=one["participant_id"])
     return {"first": found.first.value, "second": found.second.value, **found.gain._asdict(), "p": found.p}
+
+
+def _value(metrics: pl.DataFrame, name: str, subgroup: str) -> float:
+    return float(metrics.filter(name=name, subgroup=subgroup, predictor="model")["value"][0])
 
 
 def _dice(table: pl.DataFrame) -> pl.DataFrame:
