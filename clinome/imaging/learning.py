@@ -60,7 +60,7 @@ class Training:
     scale: float = 30.0
     embedding: int = 128
     target_weight: float = 0.1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "measure"] = "float32"
     seed: int = 1
     threads: int = 2
 

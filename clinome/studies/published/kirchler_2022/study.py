@@ -53,12 +53,13 @@ def shapes_network(out: Path, config: Config, *, small: bool) -> Path:
     path = out / "shapes.safetensors"
     if path.exists():
         return path
-    n = 64 if small else 3_000
+    n = 64 if small else 2_000
     pictures, numbers = draw_shapes(n, size=config.size, generator=np.random.default_rng([config.seed, 31]))
     names = [f"S{k:05d}" for k in range(n)]
     seen = views(pl.DataFrame({"participant_id": names}))
     targets = targets_of(numbers.insert_column(0, pl.Series("participant_id", names)), seen.people, np.arange(n))
-    settings = Training("supervised", config.network, epochs=1 if small else 5, batch_size=32, threads=config.threads)
+    length: dict[str, Any] = {"epochs": 1} if small else {"epochs": 4, "precision": "measure"}
+    settings = Training("supervised", config.network, batch_size=32, threads=config.threads, **length)
     given: dict[str, Any] = {"checkpoint": out / "shapes.checkpoint.safetensors", "key": f"shapes {n}", "settings": settings}
     train_encoder(pictures, seen, np.arange(n), targets=targets, **given).save(path)
     return path
