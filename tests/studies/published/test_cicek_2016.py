@@ -40,5 +40,5 @@ def test_moments_of_training_run_through(real_data: object, tmp_path: Path) -> N
     figures = study.run(real_data("msd-hippocampus"), tmp_path, small=True)  # type: ignore[operator]
     assert figures["labelled_share"] == pytest.approx(0.25, abs=0.02)
     for name in ("dense_over_sparse", "volumes_over_slices"):
-        assert {gain["n"] for gain in figures[name].values()} == {5}
+        assert {gain["n"] for gain in figures[name].values()} == {3}
         assert all(gain["lower"] <= gain["value"] <= gain["upper"] for gain in figures[name].values())
