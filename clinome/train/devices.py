@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
@@ -181,6 +181,20 @@ class Processes(NamedTuple):
         torch.distributed.all_reduce(flat)
         for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(summed.view_as(tensor))
+
+    def first(self, value: Any) -> Any:
+        """Return the ``value`` (any that can be pickled) of process 0."""
+        if self.world == 1:
+            return value
+        shared = [value]
+        torch.distributed.broadcast_object_list(shared, src=0)
+        return shared[0]
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give ``tensors`` the values they have in process 0."""
+        if self.world > 1:
+            for value in tensors:
+                torch.distributed.broadcast(value, src=0)
 
 
 @contextmanager

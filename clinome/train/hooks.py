@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from clinome.train.state import State
@@ -26,7 +27,7 @@ class EarlyStop:
         if f"validation.{self.watch}" not in logs:
             return None
         value = self.sign * logs[f"validation.{self.watch}"]
-        if self.best is None or value > self.best + self.least:
+        if math.isfinite(value) and (self.best is None or value > self.best + self.least):
             self.best, self.waited = value, 0
             return None
         self.waited += 1

@@ -61,7 +61,8 @@ class Settings:
         The file of the state and the steps between savings (None: with every validation). A file of the same ``key`` is gone on
         from.
     key
-        Names all that the training depends on (data, settings); a checkpoint of another key is ignored and replaced.
+        Names all that the training depends on (data, settings); a checkpoint of another key is ignored and replaced. A checkpoint
+        needs one: without, another training would be gone on from.
     threads, workers
         Threads of torch, a part of the result because sums over threads round differently; threads that make batches ahead,
         which are not.
@@ -86,6 +87,12 @@ class Settings:
     precision: Precision = "float32"
     clip: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and not self.key:
+            raise StudyError(
+                "a checkpoint needs a key that names what the training depends on", got="key=''", where=self.checkpoint
+            )
+
 
 def fit(
     state: State,
@@ -103,11 +110,12 @@ def fit(
     Parameters
     ----------
     draw
-        The rows of a step's batch. Of several processes each takes its share of them, in turn.
+        The rows of a step's batch. Of several processes each takes its share of them, in turn; all begin with the weights and
+        the precision of process 0.
     fetch
         Makes the batch of a draw: tensors in tuples, lists or dicts, first axis the example. A pure function.
     objective
-        Gives a loss (a mean over the batch, computed in float32) and numbers to log.
+        Gives a loss (a mean over the batch, computed in float32) and numbers to log, of the same names in every process.
     gradients
         Fills ``.grad`` and gives the loss and logs; by default :func:`backward`. Privacy replaces it by one of clipped examples.
     validate
@@ -116,9 +124,11 @@ def fit(
     Raises
     ------
     NotConverged
-        When the loss stops being finite; the checkpoint still holds the last saved state.
+        When the loss or its gradient stops being finite; the checkpoint still holds the last saved state.
     StudyError
         When the watched metric is not among those of ``validate``.
+    FormatError
+        When the checkpoint is damaged.
     """
     settings, processes = settings or Settings(), Processes.joined()
     device = choose_device(settings.device)
@@ -127,9 +137,10 @@ def fit(
         state.average = moved(state.average, device)
     if settings.checkpoint is not None:
         load_state(state, settings.checkpoint, key=settings.key)
+    processes.share([*state.model.state_dict().values(), *(state.average or {}).values()])
     gradients = gradients or backward()
     mine = _share(draw, processes)
-    with _prepared(state, settings, mine, fetch, objective, gradients, device) as generator:
+    with _prepared(state, settings, mine, fetch, objective, gradients, device, processes) as generator:
         batches = ahead(mine, fetch, state.step, until, workers=settings.workers)
         for drawn, batch in track(batches, "training", total=max(until - state.step, 0)):
             if state.stopped is not None:
@@ -204,7 +215,14 @@ def _share(draw: Draw, processes: Processes) -> Draw:
 
 @contextmanager
 def _prepared(
-    state: State, settings: Settings, draw: Draw, fetch: Fetch, objective: Objective, gradients: Gradients, device: torch.device
+    state: State,
+    settings: Settings,
+    draw: Draw,
+    fetch: Fetch,
+    objective: Objective,
+    gradients: Gradients,
+    device: torch.device,
+    processes: Processes,
 ) -> Iterator[torch.Generator]:
     """Set threads, precision and training mode for the length of the block; give the generator of the steps."""
     generator = torch.Generator(device)
@@ -219,6 +237,7 @@ def _prepared(
                 batch = moved(fetch(draw(state.step)), device)
                 generator.manual_seed(settings.seed)
                 state.mode = quickest(state.model, lambda: gradients(state.model, objective, batch, generator))
+                state.mode = processes.first(state.mode)
         arrange(state.model, state.mode)
         stack.enter_context(low_precision(state.model, state.mode.bfloat16))
         yield generator
@@ -242,21 +261,15 @@ def _step(
     torch.manual_seed(seed)  # dropout has no generator of its own; the caller's random numbers are kept apart by fork_rng
     state.optimiser.zero_grad(set_to_none=True)
     loss, logs = gradients(state.model, objective, batch, generator)
-    if not math.isfinite(loss):
-        raise NotConverged(
-            "the loss is no longer finite",
-            where=f"step {state.step + 1}, epoch {drawn.epoch + 1}, examples {', '.join(map(str, drawn.rows[:8].tolist()))} …",
-            got=loss,
-            do=f"use a smaller learning rate than {state.peaks[0]:g}, clip gradients, or look at these examples for values that "
-            "are not finite; the same command goes on from the last saved state",
-        )
-    parameters = [p for group in state.optimiser.param_groups for p in group["params"] if p.grad is not None]
     if processes.world > 1:
-        counts = torch.tensor([float(len(drawn.rows))], device=parameters[0].device)
-        torch.distributed.all_reduce(counts)
-        processes.mean([p.grad for p in parameters if p.grad is not None], len(drawn.rows) / counts.item())
+        loss, logs = _of_all(state, len(drawn.rows), loss, logs, processes)
+    _refuse_not_finite("loss", loss, state, drawn)
+    parameters = [p for group in state.optimiser.param_groups for p in group["params"] if p.grad is not None]
     if settings.clip is not None:
-        logs["gradient_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+        norm = logs["gradient_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+    else:
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    _refuse_not_finite("gradient of the loss", norm, state, drawn)
     state.optimiser.step()
     state.step += 1
     state.update_average()
@@ -266,23 +279,54 @@ def _step(
     return logs
 
 
+def _refuse_not_finite(what: str, value: float, state: State, drawn: Drawn) -> None:
+    if not math.isfinite(value):
+        raise NotConverged(
+            f"the {what} is no longer finite",
+            where=f"step {state.step + 1}, epoch {drawn.epoch + 1}, examples {', '.join(map(str, drawn.rows[:8].tolist()))} …",
+            got=value,
+            do=f"use a smaller learning rate than {state.peaks[0]:g}, clip gradients, or look at these examples for values that "
+            "are not finite; the same command goes on from the last saved state",
+        )
+
+
+def _of_all(state: State, rows: int, loss: float, logs: Logs, processes: Processes) -> tuple[float, Logs]:
+    """Make the gradients those of the whole batch, of which this process saw ``rows``; return the whole batch's loss and logs."""
+    every = [p for group in state.optimiser.param_groups for p in group["params"]]
+    names = sorted(logs)
+    numbers = [1.0, loss, *(float(logs[name]) for name in names)]
+    shared = torch.tensor([rows * one for one in numbers] + [float(p.grad is not None) for p in every], device=every[0].device)
+    torch.distributed.all_reduce(shared)
+    total, *means = shared[: len(numbers)].tolist()
+    there = [p for p, has in zip(every, shared[len(numbers) :].tolist(), strict=True) if has]
+    for parameter in there:  # a head that no example of this process taught
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    processes.mean([p.grad for p in there if p.grad is not None], rows / total)
+    return means[0] / total, {name: mean / total for name, mean in zip(names, means[1:], strict=True)}
+
+
+def _agree(state: State, processes: Processes) -> None:
+    """Give all processes the mean of their batch statistics, and of the averages of them."""
+    if processes.world > 1:
+        own = {name: buffer for name, buffer in state.model.named_buffers() if buffer.is_floating_point()}
+        averaged = [value for name, value in (state.average or {}).items() if name in own]
+        processes.mean([*own.values(), *averaged], 1 / processes.world)
+
+
 def _record(state: State, drawn: Drawn, validate: Validate | None, settings: Settings, processes: Processes) -> Logs:
     """Validate, keep the best weights, and add a record to the history; return the metrics, named 'validation.<metric>'."""
     found: Logs = {}
-    if processes.world > 1:  # batch statistics are each process's own: the mean of them is validated and saved
-        processes.mean([b for b in state.model.buffers() if b.is_floating_point()], 1 / processes.world)
+    _agree(state, processes)
     if validate is not None and processes.rank == 0:
         with state.evaluating() as model:
             found = validate(model)
-    if processes.world > 1:
-        shared = [found]
-        torch.distributed.broadcast_object_list(shared, src=0)
-        found = shared[0]
+    found = processes.first(found)
     if settings.watch is not None and validate is not None:
         if settings.watch not in found:
             raise StudyError(f"the validation has no metric {settings.watch!r} to watch", expected=", ".join(found))
         value, sign = found[settings.watch], 1.0 if settings.higher_is_better else -1.0
-        if state.best is None or sign * value > sign * state.best.value:
+        if math.isfinite(value) and (state.best is None or sign * value > sign * state.best.value):
             state.best = Best(value, state.step, {name: one.cpu() for name, one in state.weights().items()})
     steps = state.sums.pop("steps")
     means = {name: total / steps for name, total in state.sums.items()}
@@ -295,6 +339,7 @@ def _record(state: State, drawn: Drawn, validate: Validate | None, settings: Set
 
 def _save(state: State, settings: Settings, processes: Processes) -> None:
     """Write the checkpoint in process 0; the others wait for it."""
+    _agree(state, processes)
     if settings.checkpoint is not None and processes.rank == 0:
         save_state(state, settings.checkpoint, key=settings.key)
     if processes.world > 1:

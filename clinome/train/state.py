@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from clinome.core.errors import FormatError
 from clinome.core.files import replacing
-from clinome.train.devices import Mode
+from clinome.train.devices import Mode, arrange
 from clinome.train.schedules import Schedule, constant
 
 
@@ -185,24 +186,38 @@ def save_state(state: State, path: Path, *, key: str) -> None:
 
 
 def load_state(state: State, path: Path, *, key: str) -> bool:
-    """Take up the training saved at ``path``, in place; tell whether there was one of this ``key`` beyond the state's step."""
+    """Take up the training saved at ``path``, in place; tell whether there was one of this ``key`` beyond the state's step.
+
+    A hook that the saved training did not have begins anew.
+
+    Raises
+    ------
+    FormatError
+        When the file is damaged, or not a saved training.
+    """
     if not path.exists():
         return False
-    with safe_open(path, framework="pt") as file:
-        about = json.loads(file.metadata()["clinome"])
-        if about["key"] != key or about["step"] <= state.step:
-            return False
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["clinome"])
+            if about["key"] != key or about["step"] <= state.step:
+                return False
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise FormatError("this is no saved training", where=path, got=error, do="remove it; the training begins anew") from error
     state.model.load_state_dict(_under("model.", tensors))
     if state.average is not None:
         for name, value in _under("average.", tensors).items():
             state.average[name].copy_(value)
     best_value, best_step = about["best"] or (None, 0)
     state.best = None if best_value is None else Best(best_value, best_step, _under("best.", tensors))
-    _load_optimiser(state.optimiser, _under("optimiser.", tensors), about["optimiser"])
     state.mode = None if about["mode"] is None else Mode(*about["mode"])
+    if state.mode is not None:
+        arrange(state.model, state.mode)  # before the optimiser, whose slots have the layout of the weights
+    _load_optimiser(state.optimiser, _under("optimiser.", tensors), about["optimiser"])
     for hook in state.hooks:
-        hook.restore(about["hooks"].get(hook.name, {}))
+        if hook.name in about["hooks"]:
+            hook.restore(about["hooks"][hook.name])
     state.step, state.history, state.sums, state.stopped = (about[name] for name in ("step", "history", "sums", "stopped"))
     return True
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ def sweep(
     ----------
     run
         Trains with the settings it is given and returns the validation metric. A training that does not converge
-        (:class:`NotConverged`) is kept as a failed trial.
+        (:class:`NotConverged`), or whose metric is not finite, is kept as a failed trial.
     out
         Folder for ``trials.parquet`` and ``trials.jsonl``, a line a trial.
 
@@ -85,6 +86,8 @@ def sweep(
     study = optuna.create_study(direction="maximize" if higher_is_better else "minimize")
     for number in track(range(trials), "trials"):
         study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + number, n_startup_trials=min(10, max(trials // 2, 1)))
+        if number < len(done):  # as it was tried: with more ``trials`` than then, the sampler would propose another
+            study.enqueue_trial({name: done[number][name] for name in space})
         trial = study.ask()
         settings = {name: _suggest(trial, name, one) for name, one in space.items()}
         if number < len(done):
@@ -112,9 +115,10 @@ def _suggest(trial: Any, name: str, one: Range | Choice) -> Any:
 
 def _try(run: Callable[[dict[str, Any]], float], settings: dict[str, Any]) -> tuple[float | None, str | None]:
     try:
-        return float(run(dict(settings))), None
+        value = float(run(dict(settings)))
     except NotConverged as error:
         return None, error.what
+    return (value, None) if math.isfinite(value) else (None, f"the metric is {value}")
 
 
 def _read(log: Path, key: str) -> list[dict[str, Any]]:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clinome.core.errors import NotConverged, StudyError
+from clinome.core.errors import FormatError, NotConverged, StudyError
 from clinome.train.batches import Drawn, example_generator, permutation
+from clinome.train.devices import Mode
 from clinome.train.hooks import EarlyStop
 from clinome.train.loop import Settings, backward, fit
 from clinome.train.schedules import warm_cosine
@@ -55,7 +56,10 @@ def validate(model: nn.Module) -> dict[str, float]:
 
 def begin(**more: Any) -> State:
     model = network()
-    return new_state(model, torch.optim.AdamW(model.parameters(), lr=1e-2), warm_cosine(40), average=0.9, **more)
+    mode = more.pop("mode", None)
+    state = new_state(model, torch.optim.AdamW(model.parameters(), lr=1e-2), warm_cosine(40), average=0.9, **more)
+    state.mode = mode
+    return state
 
 
 def run(state: State, until: int, **settings: Any) -> State:
@@ -239,12 +243,68 @@ def test_measuring_precision_leaves_the_network_as_it_was(tmp_path: Path) -> Non
     assert again.mode == state.mode
 
 
-def test_the_memory_of_the_optimiser_keeps_its_layout(tmp_path: Path) -> None:
-    state = run(begin(), 8, precision="bfloat16", checkpoint=tmp_path / "c.safetensors")
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_memory_of_the_optimiser_keeps_its_layout(tmp_path: Path, bfloat16: bool) -> None:
+    def laid_out() -> State:
+        return begin(mode=Mode(bfloat16, channels_last=True))
+
+    whole = run(laid_out(), 40)
+    state = run(laid_out(), 8, checkpoint=tmp_path / "c.safetensors")
     again = begin()
     assert load_state(again, tmp_path / "c.safetensors", key="k")
     for a, b in zip(state.optimiser.state.values(), again.optimiser.state.values(), strict=True):
         assert torch.equal(a["exp_avg"], b["exp_avg"])
+        assert a["exp_avg"].stride() == b["exp_avg"].stride()
+    same(run(again, 40), whole)
+
+
+def test_a_validation_that_is_not_finite_is_not_the_best() -> None:
+    values = iter([float("nan"), 0.2, 0.9, float("nan")])
+    state = begin(hooks=(EarlyStop("accuracy", patience=3),))
+    about = Settings(validate_every=5, watch="accuracy")
+    draw = permutation(N, 8, seed=3)
+    fit(
+        state,
+        until=20,
+        draw=draw,
+        fetch=fetch,
+        objective=objective,
+        validate=lambda _: {"accuracy": next(values)},
+        settings=about,
+    )
+    assert state.best is not None
+    assert (state.best.value, state.best.step, state.stopped) == (0.9, 15, None)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path, clip: float | None) -> None:
+    def fails(model: nn.Module, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        logits = model(batch[0])
+        loss = F.cross_entropy(logits, batch[1])
+        return (loss + (0 * logits).sum().sqrt() if state.step == 6 else loss), {}  # finite, but its gradient is 0 / 0
+
+    state, file = begin(), tmp_path / "c.safetensors"
+    about = Settings(validate_every=7, checkpoint=file, checkpoint_every=1, key="k", clip=clip)
+    with pytest.raises(NotConverged, match=r"(?s)the gradient of the loss is no longer finite.*step 7"):
+        fit(state, until=40, draw=permutation(N, 8, seed=3), fetch=fetch, objective=fails, settings=about)
+    kept = begin()
+    assert load_state(kept, file, key="k")
+    assert kept.step == 6
+    assert all(torch.isfinite(one).all() for one in kept.model.state_dict().values())
+
+
+def test_a_checkpoint_needs_a_key_and_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="a checkpoint needs a key"):
+        Settings(checkpoint=tmp_path / "c.safetensors")
+    (tmp_path / "c.safetensors").write_bytes(b"damaged")
+    with pytest.raises(FormatError, match="no saved training"):
+        run(begin(), 7, checkpoint=tmp_path / "c.safetensors")
+
+
+def test_a_hook_that_was_not_there_before_begins_anew(tmp_path: Path) -> None:
+    run(begin(), 7, checkpoint=tmp_path / "c.safetensors")
+    state = run(begin(hooks=(EarlyStop("accuracy", patience=2, least=1.0),)), 40, checkpoint=tmp_path / "c.safetensors")
+    assert state.step == 28
 
 
 KILLED = """
@@ -322,3 +382,55 @@ def test_two_processes_train_the_network_that_one_trains(tmp_path: Path, starter
     assert [record["validation.accuracy"] for record in states[0].history] == [
         record["validation.accuracy"] for record in states[1].history
     ]
+
+
+APART = """
+import sys
+sys.path.insert(0, "tests/train")
+import test_loop as t
+import torch
+from pathlib import Path
+from clinome.train.devices import join_processes
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = t.network(seed=int(sys.argv[2])), torch.nn.Linear(2, 1)
+    def forward(self, x):
+        return self.body(x)
+with join_processes() as mine:
+    model = Two()  # of other first weights in each process
+    state = t.new_state(model, torch.optim.SGD(model.parameters(), lr=0.1), average=0.9)
+    def objective(model, batch, generator):
+        logits = model(batch[0])
+        loss = t.F.cross_entropy(logits, batch[1])
+        if mine.rank == 0 and state.step % 2:  # a head that only one process teaches
+            loss = loss + 0.1 * model.head(logits).square().mean()
+        return (loss * float("nan") if mine.rank == 1 and state.step == 8 else loss), {"rank": float(mine.rank)}
+    about = t.Settings(validate_every=5, watch="accuracy", checkpoint=Path(sys.argv[1]), checkpoint_every=7, key="k")
+    draw = t.permutation(t.N, 8, seed=3)
+    try:
+        t.fit(state, until=20, draw=draw, fetch=t.fetch, objective=objective, validate=t.validate, settings=about)
+    except t.NotConverged:
+        assert state.step == 8
+    else:
+        raise SystemExit("the loss of another process was not seen")
+    weights = torch.cat([one.flatten().float() for one in model.parameters()])
+    torch.save({"weights": weights, "best": state.best.weights, "history": state.history}, sys.argv[1] + str(mine.rank))
+"""
+
+
+@pytest.mark.slow
+def test_processes_stay_alike_and_stop_together(tmp_path: Path) -> None:
+    port = str(31500 + os.getpid() % 2000)
+    running = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        words = [sys.executable, "-c", APART, str(tmp_path / "c"), str(rank)]
+        running.append(subprocess.Popen(words, cwd=ROOT, env=os.environ | place))
+    assert [process.wait(60) for process in running] == [0, 0]
+    one, other = (torch.load(tmp_path / f"c{rank}", weights_only=True) for rank in range(2))
+    assert torch.equal(one["weights"], other["weights"])
+    assert one["history"] == other["history"]
+    assert one["history"][0]["rank"] == pytest.approx(0.5, abs=0.07)  # of all examples, not those of one process
+    for name, value in one["best"].items():
+        assert torch.equal(value, other["best"][name]), name

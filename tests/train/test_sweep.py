@@ -75,3 +75,24 @@ def test_a_folder_of_another_sweep(tmp_path: Path) -> None:
 def test_nothing_to_vary(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="needs settings to vary"):
         sweep(value, {}, trials=3, out=tmp_path)
+
+
+def test_more_trials_later_learn_from_what_was_really_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna = pytest.importorskip("optuna")
+    told: list[tuple[float, float]] = []
+    tell = optuna.study.Study.tell
+
+    def listen(self: Any, trial: Any, value: float, **more: Any) -> Any:
+        told.append((trial.params["x"], value))
+        return tell(self, trial, value, **more)
+
+    sweep(lambda settings: settings["x"], {"x": Range(0.0, 1.0)}, trials=6, out=tmp_path, seed=1)
+    monkeypatch.setattr(optuna.study.Study, "tell", listen)
+    found = sweep(lambda settings: settings["x"], {"x": Range(0.0, 1.0)}, trials=22, out=tmp_path, seed=1)
+    assert found.height == 22
+    assert all(x == value for x, value in told)
+
+
+def test_a_metric_that_is_not_finite_is_a_failed_trial(tmp_path: Path) -> None:
+    found = sweep(lambda _: float("nan"), {"x": Range(0.0, 1.0)}, trials=3, out=tmp_path, seed=1)
+    assert found["failure"].to_list() == ["the metric is nan"] * 3
