@@ -42,7 +42,7 @@ from clinome.core.progress import track
 from clinome.formats.picture import read_square
 from clinome.imaging.intensity import Change, vary
 from clinome.imaging.reading import fault_of
-from clinome.imaging.resample import Fill, Spread, draw_geometry, resample, resample_labels
+from clinome.imaging.resample import Fill, Spread, draw_geometry, resample, resample_pair
 from clinome.train.batches import Drawn, Fetch, example_generator
 
 if TYPE_CHECKING:
@@ -400,11 +400,13 @@ class Augmentation:
             sides = np.array(sample.values.shape[1:]) * (1.0 if spacing is None else np.array(spacing))
             wanted = (float((sides / np.array(self.shape)).max()),) * len(self.shape)
         where: dict[str, Any] = {"shape": self.shape, "spacing": spacing, "out_spacing": wanted}
-        values = resample(sample.values, geometry, fill=self.fill, **where)
-        values = vary(self.normalise(values) if self.normalise else values, self.change, generator)
         if sample.labels is None:
-            return (values,)
-        return values, resample_labels(sample.labels, geometry, fill=self.fill_label, swap=self.swap, **where)
+            moved: tuple[NDArray[Any], ...] = (resample(sample.values, geometry, fill=self.fill, **where),)
+        else:
+            outside: dict[str, Any] = {"fill": self.fill, "fill_label": self.fill_label, "swap": self.swap}
+            moved = resample_pair(sample.values, sample.labels, geometry, **outside, **where)
+        values = self.normalise(moved[0]) if self.normalise else moved[0]
+        return (vary(values, self.change, generator), *moved[1:])
 
 
 Make = Callable[[Sample, np.random.Generator], tuple[NDArray[Any], ...]]

@@ -267,35 +267,76 @@ def resample_labels(
     -------
     Shape (channels, *shape), the type of ``labels``; no label that was not there before, but for ``fill``.
     """
-    geometry = geometry or still(labels.ndim - 1)
-    place = _placement(labels, geometry, shape, spacing, out_spacing, centre, flip_left)
+    place = _placement(labels, geometry or still(labels.ndim - 1), shape, spacing, out_spacing, centre, flip_left)
     won = _copy(labels, place, fill)
     if won is None:
-        won = _largest_share(labels, place, fill)
-    if swap and geometry.mirrored[-1] != flip_left:
-        before = won.copy()
-        for left, right in swap:
-            won[before == left], won[before == right] = right, left
-    return won
+        sigma = _blur(place)
+        part, place = _needed(labels, place, np.ceil(3 * sigma) + 1, fill)
+        won = _largest_share(part, sigma, _grid(place, part.shape[1:]), fill)
+    return _swapped(won, place.geometry, flip_left, swap)
 
 
-def _largest_share(labels: NDArray[Any], place: _Placement, fill: int) -> NDArray[Any]:
-    sigma = _blur(place)
-    part, place = _needed(labels, place, np.ceil(3 * sigma) + 1, fill)
-    grid = _grid(place, part.shape[1:])
-    names = sorted({*np.unique(part).tolist(), fill})
-    others = [label for label in names if label != fill]
-    share = np.zeros((len(part), *place.shape), dtype=np.float32)  # the largest so far
-    won, total = np.full(share.shape, fill, labels.dtype), np.zeros_like(share)
-    for label in others:
+def resample_pair(
+    values: NDArray[Any],
+    labels: NDArray[Any],
+    geometry: Geometry | None = None,
+    *,
+    shape: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    out_spacing: Sequence[float] | None = None,
+    centre: Sequence[float] | None = None,
+    fill: Fill = 0.0,
+    fill_label: int = 0,
+    flip_left: bool = False,
+    swap: Sequence[tuple[int, int]] = (),
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Move a picture and its labels together: :func:`resample` (linear) and :func:`resample_labels`, the map worked out once.
+
+    Raises
+    ------
+    StudyError
+        Also when ``labels`` are not of the picture's size.
+    """
+    if labels.shape[1:] != values.shape[1:]:
+        raise StudyError("the labels are not of the picture's size", got=labels.shape[1:], expected=values.shape[1:])
+    place = _placement(values, geometry or still(values.ndim - 1), shape, spacing, out_spacing, centre, flip_left)
+    moved, won = _copy(values, place, fill), _copy(labels, place, fill_label)
+    if moved is None or won is None:
+        sigma = _blur(place)
+        margin = np.ceil(3 * sigma) + 1
+        part, near = _needed(values, place, margin, fill)
+        of_labels, _ = _needed(labels, place, margin, fill)  # the same cut
+        grid = _grid(near, part.shape[1:])
+        source = part.astype(np.float32, copy=False)
+        moved = _sample(_blurred(source, sigma) if sigma.any() else source, grid, fill)
+        won = _largest_share(of_labels, sigma, grid, fill_label)
+    return moved.astype(np.float32, copy=False), _swapped(won, place.geometry, flip_left, swap)
+
+
+def _largest_share(part: NDArray[Any], sigma: NDArray[np.float64], grid: Tensor, fill: int) -> NDArray[Any]:
+    """Return the label with the largest share of each place of ``grid``, the lower of equals; ``fill`` takes what others leave."""
+    share = np.zeros((len(part), *grid.shape[:-1]), dtype=np.float32)  # the largest so far
+    won, total = np.full(share.shape, fill, part.dtype), np.zeros_like(share)
+    for label in np.unique(part).tolist():
+        if label == fill:
+            continue
         source = (part == label).astype(np.float32)
         of_label = _sample(_blurred(source, sigma) if sigma.any() else source, grid, 0.0)
         better = of_label > share
         won[better], share[better] = label, of_label[better]
         total += of_label
-    rest = 1 - total  # of ``fill``, inside the picture and outside
+    rest = 1 - total
     won[(rest > share) | ((rest == share) & (won > fill))] = fill
     return won
+
+
+def _swapped(labels: NDArray[Any], geometry: Geometry, flip_left: bool, swap: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    """Exchange labels of left and right structures in ``labels``, in place, where the result is a mirror image."""
+    if swap and geometry.mirrored[-1] != flip_left:
+        before = labels.copy()
+        for left, right in swap:
+            labels[before == left], labels[before == right] = right, left
+    return labels
 
 
 class _Placement(NamedTuple):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from clinome.core.errors import StudyError
-from clinome.imaging.resample import Geometry, Spread, draw_geometry, resample, resample_labels, rotation, still
+from clinome.imaging.resample import Geometry, Spread, draw_geometry, resample, resample_labels, resample_pair, rotation, still
 
 EVERYTHING = Spread(
     rotation_degrees=20, scale=0.2, shear=0.1, shift_mm=3, shift=0.02, elastic_mm=2, elastic_grid_mm=16, mirror=(0, 1), chance=0.8
@@ -181,6 +181,21 @@ def test_labels_stay_labels_and_sit_where_the_picture_does(spread, generator):
             assert set(np.unique(out)) <= {0, 7, 200}
             assert (out[soft > 0.5 + doubt] == 7).all()  # the nearest of four has a share of a quarter at least
             assert not (out[soft < 0.5 - doubt] == 7).any()
+
+
+@pytest.mark.parametrize("fill", [0.0, 3.0, "edge", "reflect"])
+@pytest.mark.parametrize("spread", [EVERYTHING, Spread(), Spread(mirror=(0, 1)), Spread(scale=1.5)])
+def test_a_pair_is_moved_as_each_alone(fill, spread, generator):
+    values = generator.integers(0, 255, (2, 40, 37)).astype(np.uint8)
+    labels = generator.integers(0, 4, (1, 40, 37)).astype(np.uint8)
+    for seed in range(6):
+        geometry = draw_geometry(np.random.default_rng(seed), spread, 2)
+        where = {"shape": (23, 30), "centre": (20, 19), "spacing": (1, 2), "out_spacing": (1.5, 1.5), "flip_left": bool(seed % 2)}
+        moved, won = resample_pair(values, labels, geometry, fill=fill, fill_label=1, swap=[(2, 3)], **where)
+        assert np.allclose(moved, resample(values, geometry, fill=fill, **where), atol=1e-4)
+        assert np.mean(won == resample_labels(labels, geometry, fill=1, swap=[(2, 3)], **where)) > 0.995
+    with pytest.raises(StudyError, match="not of the picture's size"):
+        resample_pair(values, labels[:, :-1], geometry)
 
 
 def test_labels_outside_get_the_fill():
