@@ -11,3 +11,29 @@ class Layout(StrEnum):
     gwas_ssf = "gwas-ssf"
     regenie = "regenie"
     plink2 = "plink2"
+
+
+class Measured(StrEnum):
+    """What `clinome measure` measures."""
+
+    vessels = "vessels"
+    disc = "disc"
+    volumes = "volumes"
+
+
+class Eyes(StrEnum):
+    """How two eyes become one value."""
+
+    mean = "mean"
+    left = "left"
+    right = "right"
+    largest = "largest"
+    smallest = "smallest"
+
+
+class Visits(StrEnum):
+    """How visits become one value."""
+
+    first = "first"
+    last = "last"
+    mean = "mean"

@@ -104,6 +104,17 @@ SET_ASIDE = Table(
     ),
     key=("image_id",),
 )
+MASKS = Table(
+    "masks",
+    "an image and what is drawn in it",
+    (
+        Column("image_id", pl.String, "as in images", nullable=False),
+        Column("mask_path", pl.String, "the mask, relative to the folder of this table or absolute; empty where there is none"),
+        Column("certainty", pl.Float64, "of the outlines, 0–1", required=False),
+    ),
+    key=("image_id",),
+    others="those of images",
+)
 DUPLICATES = Table(
     "duplicates",
     "a picture that repeats an earlier one",
@@ -491,6 +502,7 @@ TABLES: tuple[Table, ...] = (
     COVARIATES,
     IMAGES,
     SET_ASIDE,
+    MASKS,
     DUPLICATES,
     VARIANTS,
     SUMMARY_STATISTICS,

@@ -256,12 +256,22 @@ def segment(
     CohortError
         When an image does not have the channels or the axes of the training's, or lacks its spacing.
     """
+    yield from map(segmenter(folder, device=device, batch=batch, views=views), cases)
+
+
+def segmenter(
+    folder: str | Path, *, device: str = "auto", batch: int | None = None, views: bool = True
+) -> Callable[[Case], Segmentation]:
+    """Return the segmenter in ``folder``, read once, as a function of a case; arguments and errors are those of :func:`segment`."""
     about = _about(Path(folder))
     recipe, preparation = _recipe(about["recipe"]), Preparation(**_tuples(about["preparation"]))
     model = load_model(Path(folder) / "network.safetensors").to(choose_device(device))
-    for case in cases:
+
+    def apply(case: Case) -> Segmentation:
         probability = predict(model, case, recipe, preparation, batch=batch, views=views)
-        yield Segmentation(case.example_id, probability, labels_of(probability, about["threshold"], case.inside))
+        return Segmentation(case.example_id, probability, labels_of(probability, about["threshold"], case.inside))
+
+    return apply
 
 
 def labels_of(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,44 +21,20 @@ from clinome.cohort.leakage import leakage, refuse_leaking
 from clinome.cohort.splits import folds as split_folds
 from clinome.cohort.splits import split as split_people
 from clinome.core.errors import CohortError, FormatError, SchemaError, StudyError
-from clinome.core.files import replacing, usable_folder, write_json
-from clinome.core.provenance import fingerprint, write_provenance
-from clinome.core.schema import IMAGES, SET_ASIDE, SPLITS, TARGETS, check
+from clinome.core.files import usable_folder, write_json
+from clinome.core.provenance import write_provenance
+from clinome.core.schema import SPLITS, TARGETS
 from clinome.formats.table import read_checked, read_table
-from clinome.imaging.convert import content_key
-from clinome.imaging.loading import Decoded, Sample, decode_once
 from clinome.imaging.pictures import Preparation
 from clinome.imaging.prediction import Recipe, predict, train_predictor
-from clinome.imaging.reading import fault_of, index_images, set_aside_table
-from clinome.imaging.resample import Spread, resample
-from clinome.imaging.scan import Scan, read_scan, write_on
+from clinome.imaging.reading import fault_of, set_aside_table
+from clinome.imaging.resample import Spread
+from clinome.imaging.scan import Scan
 from clinome.imaging.targets import Target
+from clinome.studies.picture_files import Rows, all_aside, decoded, leave, listed, plain, read_image, read_mask, write_mask
 from clinome.studies.task_file import Pictures, Predict, Split, Task
 
 _PLANNED_ON = 100  # cases that a segmenter's plan looks at
-
-
-class Listed(NamedTuple):
-    """Images that can be read by their headers, what they are relative to, and those set aside so far."""
-
-    images: pl.DataFrame
-    root: Path
-    set_aside: pl.DataFrame
-
-
-def listed(pictures: Pictures) -> Listed:
-    """Read an images table, or look through a folder."""
-    if pictures.path.is_dir():
-        index, root = index_images(pictures.path, modality=pictures.modality, fingerprints=True), pictures.path
-    else:
-        root = pictures.path.parent
-        index = index_images(read_checked(pictures.path, IMAGES), root=root, modality=pictures.modality, fingerprints=True)
-    if not index.images.height:
-        reasons = ", ".join(index.set_aside["what"].unique().sort().to_list())
-        raise FormatError(
-            "no image can be read", where=pictures.path, got=reasons or "none", do="look at the files' paths and kinds"
-        )
-    return Listed(index.images, root, index.set_aside)
 
 
 def train(task: Task, out: Path) -> pl.DataFrame:
@@ -73,18 +49,18 @@ def train(task: Task, out: Path) -> pl.DataFrame:
     metrics = _train_predictor(task, task.predict, out) if task.predict is not None else _train_segmenter(task, out)
     about = task.segment or task.predict
     title = task.task.title or f"{'Structures' if task.segment else 'Predictions'} from {task.images.path.name}"
-    write_json(out / "summary.json", {"title": title, "subtitle": task.task.subtitle, "settings": _plain(about)})
+    write_json(out / "summary.json", {"title": title, "subtitle": task.task.subtitle, "settings": plain(about)})
     return metrics
 
 
 def predict_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     """Predict every image with the predictor in ``model``; return and leave ``predictions`` (``core.schema.PREDICTIONS``)."""
     out, found = usable_folder(out), listed(pictures)
-    kept = _decoded(found, pictures, out, size=_size_of(model))
+    kept = decoded(found, pictures, out, size=_size_of(model))
     images = found.images[kept.decoded.rows]
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
     predictions = predict(model, kept, **names)
-    _leave(out, predictions=predictions, set_aside=_all_aside(found, kept.decoded))
+    leave(out, predictions=predictions, set_aside=all_aside(found, kept.decoded))
     write_provenance(out, inputs=[model / "predictor.json"], settings={"model": model.name})
     return predictions
 
@@ -95,19 +71,20 @@ def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``). Returns the images table with a
     column ``mask_path`` and ``certainty``, the mean probability of the chosen class along the contours.
     """
-    from clinome.imaging.segmentation import segment
+    from clinome.imaging.segmentation import segmenter
 
     if not (model / "segmenter.json").is_file():
         do = "name the folder `segmenter` in what `clinome train` wrote"
         raise FormatError("this folder holds no segmenter", where=model, do=do)
+    apply = segmenter(model)
     out, found = usable_folder(out), listed(pictures)
     rows, faults = [], dict[int, tuple[str, str]]()
     for k, row in enumerate(found.images.iter_rows(named=True)):
         try:
-            scan = _read(found.root, row, pictures)
-            (one,) = segment(model, [_case(row, scan)])
-            path = _write_mask(out, row["image_id"], one.labels, scan)
-        except FormatError as error:
+            scan = read_image(found.root, row, pictures)
+            one = apply(_case(row, scan))
+            path = write_mask(out, row["image_id"], one.labels, scan)
+        except (FormatError, CohortError) as error:  # of another kind than the network was taught
             faults[k] = fault_of(error)
             continue
         rows.append({"image_id": row["image_id"], "mask_path": str(path.relative_to(out)), "certainty": _certainty(one)})
@@ -115,7 +92,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     made = found.images.join(pl.DataFrame(rows, schema=schema), on="image_id", maintain_order="left")
     made = made.with_columns(path=pl.Series([str((found.root / path).resolve()) for path in made["path"]], dtype=pl.String))
     aside = pl.concat([found.set_aside, set_aside_table(found.images, faults)], how="diagonal_relaxed")
-    _leave(out, segmentations=made, set_aside=aside)
+    leave(out, segmentations=made, set_aside=aside)
     write_provenance(out, inputs=[model / "segmenter.json"], settings={"model": model.name})
     return made
 
@@ -124,17 +101,17 @@ def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
 
 
 def _train_predictor(task: Task, about: Predict, out: Path) -> pl.DataFrame:
-    found = listed(task.images)
-    kept = _decoded(found, task.images, out, size=about.size)
+    found = listed(task.images, fingerprints=True)
+    kept = decoded(found, task.images, out, size=about.size)
     images = found.images[kept.decoded.rows]
     examples = _examples(images, task, [*about.classes, *about.numbers])
     order = {name: k for k, name in enumerate(images["image_id"])}
-    shown = _Rows(kept, [order[name] for name in examples["example_id"]])
+    shown = Rows(kept, [order[name] for name in examples["example_id"]])
     dims = np.asarray(shown[0]).ndim - 1
     targets = [Target(name, "classes", helps=name in about.helps) for name in about.classes]
     targets += [Target(name, "number", helps=name in about.helps) for name in about.numbers]
-    aside = _all_aside(found, kept.decoded)
-    _leave(out, set_aside=aside)
+    aside = all_aside(found, kept.decoded)
+    leave(out, set_aside=aside)
     return train_predictor(
         shown,
         examples,
@@ -249,7 +226,7 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
 
     about = task.segment
     assert about is not None
-    found = listed(task.images)
+    found = listed(task.images, fingerprints=True)
     if about.masks not in found.images.columns:
         raise SchemaError(
             f"the images table has no column {about.masks!r}", where=task.images.path, expected="the path of each image's mask"
@@ -266,7 +243,7 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
         for row in side.iter_rows(named=True):
             try:
                 yield _case(
-                    row, _read(found.root, row, task.images), _read_mask(found.root / row[about.masks], len(about.structures))
+                    row, read_image(found.root, row, task.images), read_mask(found.root / row[about.masks], len(about.structures))
                 )
             except FormatError as error:
                 faults[row["example_id"]] = fault_of(error)
@@ -316,7 +293,7 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     aside = set_aside_table(found.images, {ids[name]: fault for name, fault in faults.items()})
     splits = table.select("participant_id", "split").unique(maintain_order=True)
     aside = pl.concat([found.set_aside, aside], how="diagonal_relaxed")
-    _leave(out, metrics=metrics, overlaps=overlaps, leakage=report, splits=splits, set_aside=aside)
+    leave(out, metrics=metrics, overlaps=overlaps, leakage=report, splits=splits, set_aside=aside)
     write_json(out / "history.json", trained.history)
     write_provenance(out, settings={"plan": asdict(plan), "recipe": asdict(recipe)}, seed=task.task.seed)
     return metrics
@@ -325,15 +302,16 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
 def _judged(out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Segment the test images and compare with their masks; the mean shape of the training masks stands beside."""
     from clinome.evaluate.segmentation import compare_masks, segmentation
-    from clinome.imaging.segmentation import segment
+    from clinome.imaging.segmentation import segmenter
     from clinome.imaging.shape_floor import likeliest, mean_shape
 
     labels = {name: k + 1 for k, name in enumerate(structures)}
     prior = mean_shape((np.asarray(case.labels) for case in cases(sides["train"])), classes=len(structures) + 1)
     rows: dict[str, list[pl.DataFrame]] = {"model": [], "mean shape": []}
+    apply = segmenter(out / "segmenter")
     for case in cases(sides["test"]):
         truth = np.asarray(case.labels)
-        (found,) = segment(out / "segmenter", [case])
+        found = apply(case)
         for name, said in (("model", found.labels), ("mean shape", likeliest(prior, truth.shape))):
             about: dict[str, Any] = {"example_id": case.example_id, "participant_id": case.participant_id}
             rows[name].append(compare_masks(truth, said, labels, spacing=case.spacing_mm, **about))
@@ -353,33 +331,6 @@ def _case(row: dict[str, Any], scan: Scan, labels: NDArray[np.int16] | None = No
     return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"])
 
 
-def _read_mask(path: Path, structures: int) -> NDArray[np.int16]:
-    """Read a mask: NIfTI or DICOM in its scan's place, or a picture; 0 and 255 alone mean 0 and 1."""
-    values = np.asarray(read_scan(path).values[0])
-    if structures == 1 and set(np.unique(values).tolist()) <= {0, 255}:
-        values = values > 0
-    if values.min(initial=0) < 0 or values.max(initial=0) > structures:
-        raise FormatError("the mask holds a label without a name", where=path, got=int(values.max()), expected=f"0 to {structures}")
-    return np.asarray(values, np.int16)
-
-
-def _write_mask(out: Path, name: str, labels: NDArray[np.uint8], scan: Scan) -> Path:
-    """Write labels as NIfTI where the scan has a place in space, else as PNG; return the file."""
-    from clinome.core.files import file_name
-
-    if scan.affine is not None and labels.ndim == 3:
-        path = out / "masks" / f"{file_name(name)}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_on(path, labels, scan)
-        return path
-    from PIL import Image
-
-    path = out / "masks" / f"{file_name(name)}.png"
-    with replacing(path) as temporary:
-        Image.fromarray(np.asarray(labels if labels.ndim == 2 else labels.max(axis=0), np.uint8)).save(temporary)
-    return path
-
-
 def _certainty(one: Any) -> float | None:
     """Return the mean probability of the chosen class on the border of what was found; None where nothing was."""
     found = one.labels > 0
@@ -389,82 +340,3 @@ def _certainty(one: Any) -> float | None:
         beside[(slice(None),) * axis + (0,)] = False
         edge |= beside
     return float(one.probability.max(axis=0)[edge].mean()) if edge.any() else None
-
-
-# ------------------------------------------------------------------------------------------------------------------------- reading
-
-
-class _Kept(Sequence[NDArray[Any]]):
-    """Decoded pictures in order, as arrays (channels, *space)."""
-
-    def __init__(self, decoded: Decoded) -> None:
-        self.decoded = decoded
-
-    def __len__(self) -> int:
-        return len(self.decoded.rows)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.decoded[int(self.decoded.rows[place])].values
-
-
-class _Rows(Sequence[NDArray[Any]]):
-    """Some of the kept pictures, in an order of their own."""
-
-    def __init__(self, kept: _Kept, rows: Sequence[int]) -> None:
-        self.kept, self.rows = kept, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.kept[self.rows[place]]
-
-
-def _decoded(found: Listed, pictures: Pictures, out: Path, *, size: int) -> _Kept:
-    """Decode every image once into ``out/decoded``: grey or colour as the first one is, sides at most twice ``size``."""
-    rows = found.images.to_dicts()
-    channels = next((scan.values.shape[0] for row in rows if (scan := _try(found.root, row, pictures)) is not None), 1)
-
-    def decode(k: int) -> Sample:
-        values = _read(found.root, rows[k], pictures).values
-        if len(values) != channels:
-            values = values.mean(axis=0, keepdims=True) if channels == 1 else np.repeat(values[:1], channels, axis=0)
-        if pictures.mirror and rows[k].get("laterality") == "left":
-            values = values[..., ::-1]
-        width = [max(side / (2 * size), 1.0) for side in values.shape[1:]]
-        if max(width) > 1:
-            kept = [round(side / w) for side, w in zip(values.shape[1:], width, strict=True)]
-            values = resample(values, shape=kept, out_spacing=width, fill="edge").astype(np.float32)
-        return Sample(np.ascontiguousarray(values))
-
-    paths = [path for path in found.images["path"] if (found.root / path).is_file()]
-    stamps = content_key(found.images.filter(pl.col("path").is_in(paths)), found.root)
-    key = fingerprint(stamps, found.images["image_id"].to_list(), size, pictures.mirror, channels)
-    return _Kept(decode_once(decode, len(rows), folder=out / "decoded", key=key))
-
-
-def _try(root: Path, row: dict[str, Any], pictures: Pictures) -> Scan | None:
-    try:
-        return _read(root, row, pictures)
-    except FormatError:
-        return None
-
-
-def _read(root: Path, row: dict[str, Any], pictures: Pictures) -> Scan:
-    return read_scan(root / row["path"], series=row.get("series"), modality=pictures.modality, inverted=bool(row.get("inverted")))
-
-
-def _all_aside(found: Listed, decoded: Decoded) -> pl.DataFrame:
-    """Return what was set aside by its header and what by its pixels."""
-    aside = set_aside_table(found.images, decoded.set_aside)
-    return check(pl.concat([found.set_aside, aside], how="diagonal_relaxed"), SET_ASIDE)
-
-
-def _leave(out: Path, **tables: pl.DataFrame) -> None:
-    for name, table in tables.items():
-        with replacing(out / f"{name}.parquet") as temporary:
-            table.write_parquet(temporary)
-
-
-def _plain(settings: Any) -> dict[str, Any]:
-    return {name: value.name if isinstance(value, Path) else value for name, value in asdict(settings).items()}
