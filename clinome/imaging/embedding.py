@@ -286,11 +286,11 @@ def _encoder(
         return key
     name, checkpoint = f"{arm.name}.safetensors", stages.folder / f"{arm.name}.checkpoint.safetensors"
     if not config.is_taught:
-        key = fingerprint("transfer", config.network, config.weights, config.seed, config.size)
-        if not stages.has(name, key):
-            with stages.making(name, key) as temporary:
+        made_of = fingerprint("transfer", config.network, config.weights, config.seed, config.size)
+        if not stages.has(name, made_of):
+            with stages.making(name, made_of) as temporary:
                 transferred(config.network, config.weights, size=config.size, seed=config.seed).save(temporary)
-        return key
+        return fingerprint(key, made_of)  # the network does not depend on the pictures, its features do
     taken = {field.name: getattr(config, field.name) for field in fields(Training) if hasattr(config, field.name)}
     settings = Training(**taken, objective=config.encoder)  # type: ignore[arg-type]
     targets = None if table is None else targets_of(table, seen.people, arm.learners)

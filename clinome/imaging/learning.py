@@ -240,7 +240,7 @@ def train_encoder(
         ),
     )
     about = {"settings": asdict(settings), "people": len(people), "losses": [record["loss"] for record in state.history]}
-    return Encoder(learner.encoder.eval(), learner.preprocessing, about)
+    return Encoder(learner.encoder.cpu().eval(), learner.preprocessing, about)
 
 
 def transferred(network: str, weights: Path | None, *, size: int, seed: int) -> Encoder:

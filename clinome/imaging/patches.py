@@ -16,6 +16,7 @@ anywhere that is labelled at all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,7 @@ class Patches:
 
 
 def prepare(cases: Iterable[Case], folder: str | Path, preparation: Preparation, *, classes: int) -> Patches:
-    """Prepare labelled ``cases``, one at a time, into ``folder``; those already there are taken as they are.
+    """Prepare labelled ``cases``, one at a time, into ``folder``; those already there and unchanged are taken as they are.
 
     Raises
     ------
@@ -184,8 +185,10 @@ def prepare(cases: Iterable[Case], folder: str | Path, preparation: Preparation,
     folder.mkdir(parents=True, exist_ok=True)
     for number, case in enumerate(cases):
         n += 1
-        if (folder / f"{number}.spots.npz").exists():  # written last
+        of_case, digest = folder / f"{number}.case.txt", case_digest(case)
+        if of_case.exists() and of_case.read_text(encoding="utf-8") == digest:  # written last
             continue
+        of_case.unlink(missing_ok=True)
         _check(case, classes)
         image, labels = preparation.image(case), preparation.labels(case)
         for name, values in (("image", image), ("labels", labels)):
@@ -193,7 +196,19 @@ def prepare(cases: Iterable[Case], folder: str | Path, preparation: Preparation,
                 np.save(temporary, values)
         with replacing(folder / f"{number}.spots.npz") as temporary:
             np.savez(temporary, **_spots(labels, number))  # type: ignore[arg-type]
+        with replacing(of_case) as temporary:
+            temporary.write_text(digest, encoding="utf-8")
     return Patches(folder, n)
+
+
+def case_digest(case: Case) -> str:
+    """Return a SHA-256 of all that a case holds."""
+    digest = hashlib.sha256(repr((case.example_id, case.participant_id, case.spacing_mm)).encode())
+    for values in (case.image, case.labels, case.inside):
+        if values is not None:
+            digest.update(f"{values.dtype.str}{values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def _check(case: Case, classes: int) -> None:

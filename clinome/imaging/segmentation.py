@@ -40,7 +40,7 @@ from clinome.core.files import write_json
 from clinome.core.provenance import fingerprint
 from clinome.evaluate.thresholds import choose_threshold
 from clinome.imaging.intensity import Change
-from clinome.imaging.patches import UNKNOWN, Case, Patches, Preparation, prepare
+from clinome.imaging.patches import UNKNOWN, Case, Patches, Preparation, case_digest, prepare
 from clinome.imaging.resample import Spread, resample
 from clinome.imaging.sliding_window import mirrored, sliding_window
 from clinome.nn.saving import load_model, save_model
@@ -191,7 +191,15 @@ def train_segmenter(
         )
     _check_held_out(held_out)
     key = fingerprint(
-        network.__name__, config, recipe, preparation, list(structures), threads, device, [c.example_id for c in held_out]
+        network.__name__,
+        config,
+        recipe,
+        preparation,
+        list(structures),
+        threads,
+        device,
+        [case_digest(c) for c in held_out],
+        repr(loss),
     )
     work = folder / "work" / key
     patches = prepare(_apart(training, held_out), work, preparation, classes=classes)

@@ -92,7 +92,7 @@ def fit_network(
 
         if not recipe.mixup:
             return of(model(pictures), wanted), {}
-        drawn = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        drawn = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
         share, order = float(drawn.beta(recipe.mixup, recipe.mixup)), torch.from_numpy(drawn.permutation(len(pictures)))
         outputs = model(pictures.lerp(pictures[order], 1 - share))
         return share * of(outputs, wanted) + (1 - share) * of(outputs, wanted[order]), {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from clinome.core.errors import FormatError
 from clinome.core.files import replacing
 
-_FROM = "clinome."  # a file may only name networks of this package: importing runs code
+_NETWORK = re.compile(r"clinome\.\w+\.models\.\w+")  # all that a file may name: importing runs code
 
 
 def save_model(model: nn.Module, path: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
@@ -46,14 +47,14 @@ def load_model(path: str | Path) -> nn.Module:
         When the file is absent, truncated, not one of Clinome's, or names a network that this version does not have.
     """
     about, tensors = _read(Path(path))
-    if not str(about.get("model", "")).startswith(_FROM):
+    if not _NETWORK.fullmatch(str(about["model"])):
         raise FormatError("the file names a network that is not Clinome's", where=path, got=about.get("model"))
     try:
         module = importlib.import_module(about["model"])
         config = {name: tuple(value) if isinstance(value, list) else value for name, value in about["config"].items()}
         model: nn.Module = module.Model(module.Config(**config))
         model.load_state_dict(tensors)
-    except (ImportError, TypeError, RuntimeError) as error:
+    except (ImportError, AttributeError, TypeError, RuntimeError) as error:
         raise FormatError(
             "the saved network does not fit this version of Clinome", where=path, got=str(error), do="train it again"
         ) from error
@@ -79,6 +80,8 @@ def _read(path: Path, *, weights: bool = True) -> tuple[dict[str, Any], dict[str
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["clinome"])
+            if not (isinstance(about, dict) and isinstance(about.get("config"), dict) and {"model", "about"} <= about.keys()):
+                raise KeyError("model, config and about")
             tensors = {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise FormatError(

@@ -134,11 +134,11 @@ def measure(files: Files, who: Sides, tables: Mapping[str, pl.DataFrame], sizes:
         known = set(table["participant_id"])
         people = [person for person in who.associated if person in known]
         tells = told(files, table)
-        for n in sizes:
+        for n in sorted({min(size, len(people)) for size in sizes}):
             found = scan(files, table, people[:n], out / name / f"{n}")
             for test, evidence in (("corrected", found.corrected), ("omnibus", found.omnibus)):
                 hits = int((evidence[:planted] > -np.log10(ALPHA)).sum())
-                row = {"encoder": name, "n": min(n, len(people)), "test": test, "found": hits, "planted": planted}
+                row = {"encoder": name, "n": n, "test": test, "found": hits, "planted": planted}
                 row |= dict(zip(("power", "lower", "upper"), wilson(hits, planted), strict=True))
                 row |= {"expected": expected_power(files, n, tells), "ceiling": expected_power(files, n, np.ones(len(LATENTS)))}
                 nulls = (found.single if test == "corrected" else found.omnibus)[planted:]
