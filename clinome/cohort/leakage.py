@@ -2,7 +2,8 @@
 
 A *leak* is what lets a model know a test example beforehand: the same person, family, example, file or picture on two sides. A
 *warning* wants a look: pictures that may be one picture, or copies that disagree in their label. *Information* is how the split is
-made: sites and dates. A check without its column is ``not checked``, which is not the same as ``clean``.
+made: sites and dates. A check without its column, or whose column is known of
+one side only or of nobody, is ``not checked``, which is not the same as ``clean``.
 
 Near duplicates are pairs of 64-bit fingerprints that differ in few bits. Scans of one organ in one pose can be as alike, so such a
 pair is a warning; where a longer fingerprint (``fingerprint_detail``) agrees, it is a leak. Pairs are found without comparing
@@ -158,6 +159,15 @@ def _not_checked(name: str, column: str) -> Iterator[Row]:
     yield (name, "", None, "", "not checked", f"there is no column {column!r}")
 
 
+def _one_sided(name: str, column: str, table: pl.DataFrame, known: pl.DataFrame) -> list[Row]:
+    """Return the row that says so when ``column`` is known of fewer than two of the splits, so that none can be compared."""
+    sides = known["split"].unique().sort().to_list()
+    if len(sides) >= min(2, table["split"].n_unique()):
+        return []
+    note = f"column {column!r} is known " + (f"in {sides[0]} only" if sides else "of nobody")
+    return [(name, "", None, "", "not checked", note)]
+
+
 def _pairs(name: str, held: pl.DataFrame, severity: str, note: str, *, count: str = "example_id") -> Iterator[Row]:
     """Yield a row for every pair of splits that share a ``key``: ``held`` has key, split, example_id and the column to count."""
     sides = held.group_by("key").agg(pl.col("split").unique())
@@ -197,11 +207,10 @@ def _groups(table: pl.DataFrame, name: str, column: str) -> Iterator[Row]:
         yield from _not_checked(name, column)
         return
     key = pl.col(column).cast(pl.String)
-    held = table.select(key.alias("key"), "split", "example_id").filter(
-        pl.col("key").is_not_null() & ~pl.col("key").is_in(["", "0"])
-    )
+    nobody = ["", "0"] if name == "families" else [""]  # family 0 is none, as in PLINK's files; a person may well be called 0
+    held = table.select(key.alias("key"), "split", "example_id").filter(pl.col("key").is_not_null() & ~pl.col("key").is_in(nobody))
     what = "people" if name == "participants" else "families"
-    yield from _pairs(name, held, "leak", f"{what} in both", count="key")
+    yield from _one_sided(name, column, table, held) or _pairs(name, held, "leak", f"{what} in both", count="key")
 
 
 def _exact(table: pl.DataFrame) -> Iterator[Row]:
@@ -210,7 +219,9 @@ def _exact(table: pl.DataFrame) -> Iterator[Row]:
         yield from _not_checked("exact_duplicates", "content_sha256")
         return
     held = table.select(pl.col("content_sha256").alias("key"), "split", "example_id").filter(pl.col("key").is_not_null())
-    yield from _pairs("exact_duplicates", held, "leak", "examples whose very content is in the other split too")
+    note = "examples whose very content is in the other split too"
+    lacking = _one_sided("exact_duplicates", "content_sha256", table, held)
+    yield from lacking or _pairs("exact_duplicates", held, "leak", note)
 
 
 class _Looks(NamedTuple):
@@ -275,6 +286,9 @@ def _near(table: pl.DataFrame, max_distance: int, max_detail: float) -> Iterator
         yield from _not_checked("near_duplicates", "fingerprint")
         return
     looks = _looks(table)
+    if lacking := _one_sided("near_duplicates", "fingerprint", table, table[looks.rows]):
+        yield from lacking
+        return
     splits, side = np.unique(table["split"].to_numpy().astype(str)[looks.rows], return_inverse=True)
     names = [str(name) for name in splits]
     on = np.zeros((len(looks.codes), len(names)), dtype=bool)  # splits in which a picture, or one that looks the same, occurs
@@ -305,7 +319,10 @@ def _near(table: pl.DataFrame, max_distance: int, max_detail: float) -> Iterator
 
 def _labels(table: pl.DataFrame, targets: Sequence[str], max_distance: int, max_detail: float) -> Iterator[Row]:
     """Copies whose labels differ, in whatever split."""
-    if not targets or not {"content_sha256", "fingerprint"} & set(table.columns):
+    copies = [
+        name for name in ("content_sha256", "fingerprint") if name in table.columns and table[name].null_count() < table.height
+    ]
+    if not targets or not copies:
         yield ("conflicting_labels", "", None, "", "not checked", "there are no targets, or no content_sha256 and no fingerprint")
         return
     found = False
@@ -353,6 +370,7 @@ def _sites(table: pl.DataFrame) -> Iterator[Row]:
         yield from _not_checked("sites", "site")
         return
     known = table.filter(pl.col("site").is_not_null())
+    yield from _one_sided("sites", "site", table, known)
     for one, other in combinations(sorted(known["split"].unique()), 2):
         here, there = (set(known.filter(pl.col("split") == side)["site"].cast(pl.String)) for side in (one, other))
         note = f"sites in both; {len(here - there)} only in {one}, {len(there - here)} only in {other}"
@@ -365,6 +383,9 @@ def _time(table: pl.DataFrame) -> Iterator[Row]:
         yield from _not_checked("time", "date")
         return
     known = table.filter(pl.col("date").is_not_null())
+    if lacking := _one_sided("time", "date", table, known):
+        yield from lacking
+        return
     trained = [name for name in sorted(known["split"].unique()) if name.lower() in _TRAINING]
     for side in trained:
         last = known.filter(pl.col("split") == side)["date"].max()

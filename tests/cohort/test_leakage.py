@@ -96,6 +96,37 @@ def test_missing_families_are_nobodys_relatives() -> None:
     assert found(leakage(table), "families") == [("", 0, "", "clean")]
 
 
+def test_a_person_may_be_called_0() -> None:
+    table = cohort()
+    for row in (0, 59):
+        table = with_value(table, "participant_id", row, "0")
+    assert found(leakage(table), "participants") == [("test, train", 1, "e59", "leak")]
+
+
+WHAT_IS_COMPARED = {
+    "families": "family_id",
+    "exact_duplicates": "content_sha256",
+    "near_duplicates": "fingerprint",
+    "sites": "site",
+    "time": "date",
+}
+
+
+@pytest.mark.parametrize("name", WHAT_IS_COMPARED)
+def test_what_is_known_of_nobody_or_of_one_side_only_is_not_checked(name: str) -> None:
+    column, table = WHAT_IS_COMPARED[name], cohort()
+    nobody = table.with_columns(pl.lit(None, dtype=table.schema[column]).alias(column))
+    one = table.with_columns(pl.when(split="train").then(column).alias(column))
+    for lacking, where in ((nobody, "of nobody"), (one, "in train only")):
+        rows = leakage(lacking, targets=["y"]).filter(check=name)
+        assert rows.select("n", "severity", "note").rows() == [(None, "not checked", f"column {column!r} is known {where}")]
+
+
+def test_labels_of_copies_are_not_checked_where_no_copy_can_be_known() -> None:
+    table = cohort().with_columns(content_sha256=pl.lit(None, dtype=pl.String), fingerprint=pl.lit(None, dtype=pl.String))
+    assert found(leakage(table, targets=["y"]), "conflicting_labels")[0][3] == "not checked"
+
+
 def test_near_duplicates_are_a_warning_and_with_their_detail_a_leak() -> None:
     table = cohort()
     table = with_value(table, "fingerprint", 59, flipped(table["fingerprint"][4], (0, 13, 40, 63)))
