@@ -351,7 +351,7 @@ class Clock:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from :meth:`saved`."""
-        self.before, self.start = saved["cpu_seconds"], time.process_time()
+        self.before, self.start = saved.get("cpu_seconds", 0.0), time.process_time()
 
 
 def _fetch(patches: Patches, recipe: Recipe, margin: int) -> Callable[[Drawn], tuple[Tensor, Tensor]]:

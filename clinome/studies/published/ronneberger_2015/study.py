@@ -44,11 +44,10 @@ CONFIG = unet.Config(channels_in=3, outputs=2, widths=(16, 32, 64, 128))
 RECIPE = Recipe(
     patch=(96, 96),
     batch=8,
-    steps=6_000,
+    steps=7_000,
     foreground=0.0,
-    optimiser="muon",
-    learning_rate=0.02,
-    weight_decay=0.05,
+    learning_rate=2e-3,
+    weight_decay=1e-2,
     average=0.999,
     dice=0.0,
     spread=Spread(rotation_degrees=180, scale=0.3, shear=0.1, elastic_mm=1.5, elastic_grid_mm=16, mirror=(0, 1)),
@@ -58,7 +57,9 @@ RECIPE = Recipe(
     mirror=(0,),
     quarter_turns=True,
 )
-SMALL = replace(RECIPE, patch=(48, 48), steps=200, average=0.98, window=(128, 128), validations=1, quarter_turns=False)
+SMALL = replace(
+    RECIPE, patch=(48, 48), steps=200, learning_rate=5e-3, average=0.98, window=(128, 128), validations=1, quarter_turns=False
+)
 SHORT = replace(RECIPE, steps=600, average=0.99, validations=1)  # for the paper's claim, that joined maps are needed
 
 
