@@ -47,19 +47,21 @@ def coarse_copies(images: Images, *, dims: Literal[2, 3] = 2, side: int | None =
     Parameters
     ----------
     images
-        n pictures or volumes of one shape, (channels, *spatial), or several views of each, (views, channels, *spatial).
+        n pictures or volumes (channels, *spatial), or as many views of each, (views, channels, *spatial). Where their sizes differ
+        each is scaled, every side by itself, to the shape of a picture of the median sides.
     dims
         Axes of space.
     side
         By default 28 in 2-D (or the picture's own, if that is less), 14 in 3-D.
     """
-    spatial = np.asarray(images[0]).shape[-dims:]
+    sides = [np.asarray(image).shape[-dims:] for image in images]
+    spatial = [round(float(n)) for n in np.median(sides, axis=0)]
     longest = min(side or (_SIDE if dims == 2 else _SIDE // 2), max(spatial))
     shape = [max(round(n * longest / max(spatial)), 1) for n in spatial]
-    step = [n / m for n, m in zip(spatial, shape, strict=True)]
-    rows = [
-        resample(np.asarray(image).reshape(-1, *spatial), shape=shape, out_spacing=step, fill="edge").ravel() for image in images
-    ]
+    rows = []
+    for image, own in zip(images, sides, strict=True):
+        step = [n / m for n, m in zip(own, shape, strict=True)]
+        rows.append(resample(np.asarray(image).reshape(-1, *own), shape=shape, out_spacing=step, fill="edge").ravel())
     return np.stack(rows).astype(np.float32)
 
 
@@ -69,7 +71,6 @@ def histograms(images: Images, *, dims: Literal[2, 3] = 2, bins: int = _BINS) ->
     Pixels of exactly the least value of all pictures (what lies outside of a masked organ) are left out. The steps run between the
     0.1 % and 99.9 % quantiles of all pictures and are not learnt from any target.
     """
-    n_pixels = int(np.prod(np.asarray(images[0]).shape[-dims:]))
     some = np.concatenate([np.asarray(image).ravel()[:: max(1, np.asarray(image).size // 4096)] for image in images])
     least = some.min()
     inside = some[some > least]
@@ -77,7 +78,8 @@ def histograms(images: Images, *, dims: Literal[2, 3] = 2, bins: int = _BINS) ->
     width = (high - low) / bins or 1.0
     rows = []
     for image in images:
-        channels = np.asarray(image).reshape(-1, n_pixels)
+        values = np.asarray(image)
+        channels = values.reshape(-1, int(np.prod(values.shape[-dims:])))
         rows.append(np.concatenate([_shares(channel[channel > least], float(low), width, bins) for channel in channels]))
     return np.stack(rows).astype(np.float32)
 
@@ -132,22 +134,27 @@ def pixel_floors(
     return {"shares" if classes else "mean": alone(examples, target, fit_on=fit_on), **pictures}
 
 
-def _svm(classes: bool, seed: int) -> Callable[[int], Any]:
-    svm, pipeline, scaling = (need(f"sklearn.{name}", "imaging") for name in ("svm", "pipeline", "preprocessing"))
+def _svm(classes: bool, seed: int) -> Callable[[int, int], Any]:
+    names = ("svm", "pipeline", "preprocessing", "compose")
+    svm, pipeline, scaling, compose = (need(f"sklearn.{name}", "imaging") for name in names)
 
-    def make(n: int) -> Any:
-        machine = svm.SVC(class_weight="balanced", decision_function_shape="ovr", random_state=seed) if classes else svm.SVR()
+    def make(n: int, n_features: int) -> Any:
+        if classes:
+            machine = svm.SVC(class_weight="balanced", decision_function_shape="ovr", random_state=seed)
+        else:  # its penalty and its tube are in standard deviations of the target, whatever the unit
+            machine = compose.TransformedTargetRegressor(svm.SVR(), transformer=scaling.StandardScaler())
         return pipeline.make_pipeline(scaling.StandardScaler(), machine)
 
     return make
 
 
-def _on_components(classes: bool, seed: int) -> Callable[[int], Any]:
+def _on_components(classes: bool, seed: int) -> Callable[[int, int], Any]:
     names = ("decomposition", "linear_model", "pipeline", "preprocessing")
     decomposition, linear_model, pipeline, scaling = (need(f"sklearn.{name}", "imaging") for name in names)
 
-    def make(n: int) -> Any:
-        kept = decomposition.PCA(min(_COMPONENTS, n // 2), random_state=seed, svd_solver="covariance_eigh" if n > 1000 else "full")
+    def make(n: int, n_features: int) -> Any:
+        n_kept = max(min(_COMPONENTS, n // 2, n_features), 1)
+        kept = decomposition.PCA(n_kept, random_state=seed, svd_solver="covariance_eigh" if n > 1000 else "full")
         model = (
             linear_model.LogisticRegression(C=0.1, max_iter=1000)
             if classes
@@ -162,11 +169,11 @@ def _fitted(
     examples: pl.DataFrame,
     target: str,
     features: NDArray[np.float32],
-    make: Callable[[int], Any],
+    make: Callable[[int, int], Any],
     classes: bool,
     fit_on: Sequence[str] | None,
 ) -> pl.DataFrame:
-    """Fit ``make(n_training_rows)`` on the rows to learn from and predict the others, fold by fold where ``fit_on`` is None.
+    """Fit ``make(n_training_rows, n_features)`` on the rows to learn from, predict the others; fold by fold if ``fit_on`` is None.
 
     A support vector machine has no probabilities: its distance from the border goes through a sigmoid (several classes: a softmax),
     which keeps the order and is not calibrated.
@@ -183,7 +190,7 @@ def _fitted(
         if classes and len(np.unique(label.astype(str))) < 2:
             predicted[answer, columns.index(f"predicted:{target}:{label[0]}")] = 1.0
             continue
-        model = make(int(learn.sum())).fit(features[learn], label)
+        model = make(int(learn.sum()), features.shape[1]).fit(features[learn], label)
         if not classes:
             predicted[answer, 0] = model.predict(features[answer])
             continue

@@ -44,6 +44,33 @@ def test_pixels_find_a_place_and_histograms_do_not() -> None:
     assert error["pixels, ridge"] < 0.3 * error["mean"]  # type: ignore[operator]
 
 
+def test_the_unit_of_a_number_changes_no_floor() -> None:
+    """Grams or kilograms: the same predictions in another unit, and a support vector machine that finds what there is."""
+    pictures, people = cohort()
+    small, large = (
+        pixel_floors(pictures, people.with_columns(amount=pl.col("amount") * unit), "amount", classes=False, fit_on=None)
+        for unit in (1.0, 1000.0)
+    )
+    for name in small:
+        assert_allclose(1000 * small[name]["predicted:amount"].to_numpy(), large[name]["predicted:amount"].to_numpy(), rtol=1e-4)
+    error = {name: np.abs(table["predicted:amount"].to_numpy() / 1000 - people["amount"]).mean() for name, table in large.items()}
+    assert error["pixels, svm"] < 0.5 * error["mean"]
+
+
+def test_pictures_may_differ_in_size_and_be_small() -> None:
+    pictures, people = cohort()
+    twice = [np.kron(picture, np.ones((1, 2, 3))) if i % 2 else picture for i, picture in enumerate(pictures)]
+    assert_allclose(coarse_copies([*twice[:2], pictures[2]], side=10)[[0, 2]], coarse_copies(pictures[[0, 2]], side=10))
+    assert_allclose(histograms([twice[1]]), histograms([pictures[1]]), atol=0.02)
+    areas = {
+        name: auroc((people["half"] == "upper").to_numpy(), table["predicted:half:upper"].to_numpy())
+        for name, table in pixel_floors(twice, people, "half", classes=True, fit_on=None).items()
+    }
+    assert areas["pixels, logistic"] > 0.9
+    tiny = pixel_floors(coarse_copies(pictures, side=5).reshape(-1, 1, 5, 4), people, "half", classes=True, fit_on=None)
+    assert tiny["components, logistic"].height == len(pictures)
+
+
 def test_nobody_is_predicted_from_their_own_truth() -> None:
     """Turning one person's truth around changes the predictions of other folds, not of their own."""
     pictures, people = cohort()
