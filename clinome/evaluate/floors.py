@@ -251,7 +251,7 @@ def compare_with_floors(
     *,
     split: str | None = "test",
     positive: str | None = None,
-    threshold: float = 0.5,
+    threshold: float | Mapping[str, float] = 0.5,
     training_mean: float | None = None,
     predictor: str = "model",
     resamples: int = RESAMPLES,
@@ -268,9 +268,14 @@ def compare_with_floors(
         ``core.schema.PREDICTIONS`` of the model, and of each floor by its name; floors may hold more examples than the model.
     split
         The rows to measure; None: all (folds that were each held out).
+    threshold
+        For two classes, fixed beforehand: of everybody, or by the name of a predictor (who is not named has 1/2). A threshold suits
+        the probabilities that it was chosen on, so one chosen for the model is given for the model alone.
 
     Raises
     ------
+    ValueError
+        When ``threshold`` names nobody's predictor.
     CohortError
         When a floor lacks an example of the model, or holds it in another split or with another truth.
     """
@@ -282,8 +287,15 @@ def compare_with_floors(
     )
     truth, _, person, n = usable(found.truth, found.predicted, found.participants)
     known = np.isfinite(found.truth)
-    metrics = metrics_of(found, threshold=threshold, training_mean=training_mean)
-    prepared = [[metric.prepare(truth, predicted[known], person, n) for predicted in every] for metric in metrics]
+    cuts = threshold if isinstance(threshold, Mapping) else dict.fromkeys(names, threshold)
+    if unknown := set(cuts) - set(names):
+        raise ValueError(f"a threshold is given for {min(unknown)!r}; the predictors are {', '.join(names)}")
+    of_each = [metrics_of(found, threshold=cuts.get(name, 0.5), training_mean=training_mean) for name in names]
+    metrics = of_each[0]
+    prepared = [
+        [own[i].prepare(truth, predicted[known], person, n) for own, predicted in zip(of_each, every, strict=True)]
+        for i in range(len(metrics))
+    ]
     draws = bootstrap([one.of for of_metric in prepared for one in of_metric], n, resamples=resamples, seed=seed)
     rows: list[dict[str, Any]] = []
     for i, metric in enumerate(metrics):

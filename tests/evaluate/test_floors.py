@@ -110,6 +110,19 @@ def test_a_kind_is_seen_or_told() -> None:
     assert linear(alone, "code", ["age"])["predicted:code:1"].unique().to_list() == [1.0]
 
 
+def test_every_predictor_is_cut_at_its_own_threshold() -> None:
+    examples = cohort()
+    model, floors = model_of(examples, 0.3), {"age": linear(examples, "ill", ["age"]), "shares": shares(examples, "ill")}
+    table = compare_with_floors(model, floors, "ill", threshold={"model": 0.7, "age": 0.3}, resamples=10)
+    for name, predictions, threshold in (("model", model, 0.7), ("age", floors["age"], 0.3), ("shares", floors["shares"], 0.5)):
+        alone = evaluate(predictions, "ill", split="test", threshold=threshold, resamples=0)
+        for metric in ("sensitivity", "accuracy", "auroc"):
+            mine = table.filter(name=metric, predictor=name)["value"].item()
+            assert mine == alone.filter(name=metric)["value"].item(), (name, metric)
+    with pytest.raises(ValueError, match="given for 'sex'; the predictors are model, age, shares"):
+        compare_with_floors(model, floors, "ill", threshold={"sex": 0.7})
+
+
 def test_gains_are_paired_and_positive_where_the_model_is_better() -> None:
     examples = cohort()
     model = model_of(examples, 0.3)
