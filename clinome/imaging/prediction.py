@@ -5,7 +5,8 @@
 
 The split decides what is done:
 
-    train, validation, test    networks learn on train; thresholds are chosen on validation; all but train are predicted
+    train, validation, test    networks learn on train; thresholds, of the floors too, are chosen on validation; all but train are
+                               predicted; without test, validation is judged and thresholds stay at 1/2
     fold_1 … fold_k            k times, networks learn on all other folds and predict this one: nobody is predicted by a network
                                that saw them, and thresholds stay at 1/2, for nothing is left to choose them on
 
@@ -41,6 +42,7 @@ from clinome.core.progress import say
 from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import PREDICTIONS, check
 from clinome.evaluate.floors import compare_with_floors
+from clinome.evaluate.outcomes import outcome
 from clinome.evaluate.thresholds import threshold_of
 from clinome.imaging.intensity import Change
 from clinome.imaging.pictures import Images, Preparation, content, digest
@@ -317,7 +319,7 @@ def _parts(examples: pl.DataFrame) -> list[_Part]:
         none = np.empty(0, np.int64)
         return [_Part(name, np.flatnonzero(split != name), none, np.flatnonzero(split == name)) for name in names]
     train, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
-    if not len(train) or len(train) == len(split):
+    if not len(train) or not {"validation", "test"} & set(names):
         raise CohortError(
             "the split does not say who is learnt from and who is predicted",
             got=", ".join(names),
@@ -331,10 +333,23 @@ def _named(network: Any) -> dict[str, Any]:
 
 
 def _thresholds(predictions: pl.DataFrame, coded: Sequence[Coded]) -> dict[str, float]:
-    """Return a threshold for each target of two classes: the best (Youden) on validation predictions, else 1/2."""
-    there = "validation" in predictions["split"].to_list()
-    binary = [one.name for one in coded if len(one.classes) == 2 and not one.helps]
-    return {name: threshold_of(predictions, name, split="validation").value if there else 0.5 for name in binary}
+    """Return a threshold for each target of two classes."""
+    return {one.name: _threshold(predictions, one.name) for one in coded if len(one.classes) == 2 and not one.helps}
+
+
+def _threshold(predictions: pl.DataFrame, target: str) -> float:
+    """Return the best threshold (Youden) on validation predictions.
+
+    It is 1/2 where validation is what is judged, has not both classes, or is told the same of everybody (classes' shares).
+    """
+    if not {"validation", "test"} <= set(predictions["split"]):
+        return 0.5
+    found = outcome(predictions, target, split="validation")
+    known = np.isfinite(found.truth)
+    if len(np.unique(found.truth[known])) < 2:
+        say(f"the threshold of {target!r} is 1/2: the validation examples are not of both classes")
+        return 0.5
+    return threshold_of(predictions, target, split="validation").value if np.ptp(found.predicted[known]) else 0.5
 
 
 def _measured(
@@ -368,13 +383,16 @@ def _measured(
             if floors
             else {}
         )
+        cuts = {"model": thresholds[one.name]} if one.name in thresholds else {}
+        if cuts:
+            cuts |= {name: _threshold(floor, one.name) for name, floor in beside.items()}
         tables.append(
             compare_with_floors(
                 predictions,
                 beside,
                 one.name,
                 split=judged,
-                threshold=thresholds.get(one.name, 0.5),
+                threshold=cuts,
                 training_mean=None if one.classes else one.mean,
                 seed=seed,
             )

@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose
 from clinome.core.errors import CohortError, FormatError, TraitError
 from clinome.imaging.models import multi_view, resnet
 from clinome.imaging.pictures import Preparation, prepared
-from clinome.imaging.prediction import Recipe, predict, train_predictor
+from clinome.imaging.prediction import Recipe, _measured, _threshold, predict, train_predictor
 from clinome.imaging.resample import Spread, still
-from clinome.imaging.targets import Target
+from clinome.imaging.targets import Target, code
 
 SMALL = resnet.Config(layers=18, width=8, stem="small")
 RECIPE = Recipe(epochs=3, batch=16, spread=Spread(shift=0.05, mirror=(1,)), turns=2, mixup=0.2, precision="float32")
@@ -177,11 +177,39 @@ def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
     given = {"network": SMALL, "preparation": Preparation((12, 12)), "out": tmp_path}
     with pytest.raises(CohortError, match="who is learnt from"):
         train_predictor(pictures, people.with_columns(split=pl.lit("test")), [Target("tone", "classes")], **given)  # type: ignore[arg-type]
+    nowhere = people.with_columns(split=pl.when(split="train").then("split").otherwise(pl.lit("elsewhere")))
+    with pytest.raises(CohortError, match="who is learnt from"):
+        train_predictor(pictures, nowhere, [Target("tone", "classes")], **given)  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("all_0*"))  # nothing was trained
     only = people.with_columns(tone=pl.when(pl.col("split") == "train").then(pl.lit("dark")).otherwise("tone"))
     with pytest.raises(TraitError, match="cannot be learnt"):
         train_predictor(pictures, only, [Target("tone", "classes")], **given)  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="no predictor"):
         predict(tmp_path / "nothing", pictures)
+
+
+def told(people: pl.DataFrame, light: np.ndarray) -> pl.DataFrame:
+    return people.with_columns(pl.Series("predicted:tone:dark", 1 - light), pl.Series("predicted:tone:light", light)).drop("size")
+
+
+def test_thresholds_are_chosen_on_validation_or_stay_at_a_half() -> None:
+    people = cohort(120)[1]
+    truth = (people["tone"] == "light").to_numpy()
+    ranked = told(people, np.where(truth, 0.3, 0.1))
+    assert _threshold(ranked, "tone") == 0.3
+    assert _threshold(ranked.filter(pl.col("split") != "test"), "tone") == 0.5  # validation is judged
+    assert _threshold(ranked.filter((pl.col("split") == "test") | (pl.col("tone") == "dark")), "tone") == 0.5
+    assert _threshold(told(people, np.full(120, 0.4)), "tone") == 0.5
+
+
+def test_every_floor_has_a_threshold_of_its_own() -> None:
+    """A model of low probabilities and its low threshold do not make floors call everybody."""
+    pictures, people = cohort(120)
+    coded = code([Target("tone", "classes")], people, np.arange(60))
+    model = told(people, np.where(people["tone"] == "light", 0.02, 0.01)).filter(pl.col("split") != "train")
+    metrics = _measured(pictures, people, model, coded, {"tone": 0.02}, 2, True, 0)
+    assert value(metrics, "accuracy", "tone") == 1.0
+    assert value(metrics, "accuracy", "tone", "pixels, logistic") > 0.7  # everybody called: the share of one class, a half
 
 
 def test_preparation_scales_sides_independently_and_ignores_the_device() -> None:
