@@ -71,7 +71,7 @@ class Recipe:
     mixup
         Both parameters of the Beta distribution that pairs of examples are mixed by; 0: not at all.
     smoothing, balance
-        See :func:`clinome.imaging.targets.loss`.
+        See :func:`clinome.imaging.targets.loss`; probabilities are of the training rows' frequencies in either case.
     spread, change
         Augmentation: how far pictures are moved and their values changed.
     turns, turn_share

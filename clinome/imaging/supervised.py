@@ -219,5 +219,5 @@ def answers(
     probabilities.
     """
     with reproducible(1):
-        said = [decode(outputs_of(model, images, rows, preparation, recipe), coded) for model in models]
+        said = [decode(outputs_of(model, images, rows, preparation, recipe), coded, balanced=recipe.balance) for model in models]
     return {one.name: np.mean([each[one.name] for each in said], axis=0) for one in coded if not one.helps}

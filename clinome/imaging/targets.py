@@ -150,8 +150,8 @@ def loss(outputs: Tensor, truth: Tensor, coded: Sequence[Coded], *, smoothing: f
     smoothing
         The share of a class's probability that is spread over all classes (Szegedy 2016, doi:10.1109/CVPR.2016.308).
     balance
-        Whether every class counts alike, however many its rows. Probabilities are then those of a world in which all classes are
-        equally frequent.
+        Whether every class counts alike, however many its rows. The outputs are then those of a world in which all classes are
+        equally frequent; :func:`decode` leads back from it.
 
     Numbers have Huber's loss: squared within one deviation, absolute beyond (doi:10.1214/aoms/1177703732).
     """
@@ -177,13 +177,19 @@ def loss(outputs: Tensor, truth: Tensor, coded: Sequence[Coded], *, smoothing: f
     return total
 
 
-def decode(outputs: NDArray[np.floating], coded: Sequence[Coded]) -> dict[str, NDArray[np.float64]]:
-    """Return what the outputs (n, n_outputs) say of each target: numbers in their unit (n, 1), probabilities (n, n_classes)."""
+def decode(outputs: NDArray[np.floating], coded: Sequence[Coded], *, balanced: bool = False) -> dict[str, NDArray[np.float64]]:
+    """Return what the outputs (n, n_outputs) say of each target: numbers in their unit (n, 1), probabilities (n, n_classes).
+
+    ``balanced`` tells that the network was taught with every class counting alike: probabilities are then multiplied by the
+    training shares and normalised, so that they are of the frequencies of the training rows (Saerens M, Latinne P, Decaestecker C.
+    Neural Computation 14:21–41 (2002), doi:10.1162/089976602753284446). The order of people in two classes stays.
+    """
     said, start = {}, 0
     for one in coded:
         mine = outputs[:, start : start + one.outputs].astype(np.float64)
         start += one.outputs
         if one.classes:
+            mine = mine + np.log(one.shares) if balanced else mine
             powers = np.exp(mine - mine.max(axis=1, keepdims=True))
             said[one.name] = powers / powers.sum(axis=1, keepdims=True)
         else:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from clinome.core.errors import CohortError, FormatError, TraitError
@@ -12,7 +13,7 @@ from clinome.imaging.models import multi_view, resnet
 from clinome.imaging.pictures import Preparation, prepared
 from clinome.imaging.prediction import Recipe, _measured, _threshold, predict, train_predictor
 from clinome.imaging.resample import Spread, still
-from clinome.imaging.targets import Target, code
+from clinome.imaging.targets import Target, code, decode, loss
 
 SMALL = resnet.Config(layers=18, width=8, stem="small")
 RECIPE = Recipe(epochs=3, batch=16, spread=Spread(shift=0.05, mirror=(1,)), turns=2, mixup=0.2, precision="float32")
@@ -186,6 +187,37 @@ def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
         train_predictor(pictures, only, [Target("tone", "classes")], **given)  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="no predictor"):
         predict(tmp_path / "nothing", pictures)
+
+
+def test_balanced_networks_say_probabilities_of_the_training_rows() -> None:
+    """Bayes: what a balanced network says, at the odds of the training rows; a network that knows nothing says the shares."""
+    people = pl.DataFrame({"tone": ["dark"] * 90 + ["light"] * 10, "size": np.arange(100.0)})
+    coded = code([Target("tone", "classes"), Target("size", "number")], people, np.arange(100))
+    outputs = np.column_stack([np.zeros(3), np.array([0.0, np.log(9), 5.0]), np.zeros(3)])
+    said = decode(outputs, coded, balanced=True)
+    assert_allclose(said["tone"][:2], [[0.9, 0.1], [0.5, 0.5]])
+    assert_allclose(said["tone"].sum(axis=1), 1.0)
+    assert_allclose(said["size"], 49.5)
+    assert_allclose(decode(outputs, coded)["tone"][:2], [[0.5, 0.5], [0.1, 0.9]])
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, generator=generator)
+    truth = (torch.rand(4000, generator=generator) < torch.sigmoid(x - 3)).float()  # rare
+    table = pl.DataFrame({"ill": truth.int().numpy()})
+    coded = code([Target("ill", "classes")], table, np.arange(4000))
+    weights = torch.zeros(2, 2, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=100)
+    inputs = torch.stack([torch.ones(4000), x], dim=1)
+
+    def step() -> float:
+        optimiser.zero_grad()
+        found = loss(inputs @ weights, truth[:, None], coded, balance=True)
+        found.backward()  # type: ignore[no-untyped-call]
+        return float(found.detach())
+
+    optimiser.step(step)  # type: ignore[no-untyped-call]
+    outputs = (inputs @ weights).detach().numpy()
+    assert abs(decode(outputs, coded, balanced=True)["ill"][:, 1].mean() - float(truth.mean())) < 0.01
+    assert decode(outputs, coded)["ill"][:, 1].mean() > 0.3
 
 
 def told(people: pl.DataFrame, light: np.ndarray) -> pl.DataFrame:
