@@ -1,4 +1,4 @@
-"""`clinome convert`: genotypes or summary statistics in a file of another kind."""
+"""`clinome convert`: genotypes, summary statistics or weights in a file of another kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def convert(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .bed or .pgen, .tsv or .tsv.gz; a folder for several traits of --results.", show_default=False
+            help="File to write: .bed, .pgen, .tsv, .tsv.gz or .safetensors; a folder for several traits of --results.",
+            show_default=False,
         ),
     ],
     genotypes: Annotated[
@@ -22,6 +23,10 @@ def convert(
     ] = None,
     sumstats: Annotated[Path | None, typer.Option(help="A file of summary statistics: GWAS-SSF, REGENIE or PLINK 2.")] = None,
     results: Annotated[Path | None, typer.Option(help="Result folder, as 'clinome run' or 'clinome gwas' wrote it.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Pickled weights or network of another program (.pt, .pth, .bin, .ckpt), to .safetensors.")
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="The word that --weights come from where you think they do.")] = False,
     layout: Annotated[Layout | None, typer.Option(help="Layout of the summary statistics to write.")] = None,
     trait: Annotated[
         list[str] | None,
@@ -35,8 +40,10 @@ def convert(
     extract: Annotated[Path | None, typer.Option(help="List of ids of variants to keep, with --genotypes.")] = None,
     sample: Annotated[Path | None, typer.Option(help="The .sample file of a BGEN.")] = None,
     build: Annotated[str | None, typer.Option(help="Genome build, e.g. GRCh38, where the file does not state it.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Pickled weights (.pt, .pth, .bin) to write as .safetensors.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Say that the pickle of --weights may be read.")] = False,
 ) -> None:
-    """Write genotypes as .bed or .pgen, or summary statistics in another layout, from one of --genotypes, --sumstats, --results.
+    """Write genotypes as .bed or .pgen, summary statistics in another layout, or weights as .safetensors, from one source.
 
     Example:
 
@@ -47,22 +54,43 @@ def convert(
         clinome convert --results biobank-gwas --layout plink2 --trait dim03 --region 6:25000000-34000000 --out hla.tsv
 
         clinome convert --sumstats t.regenie.gz --layout plink2 --out t.glm.gz
+
+        clinome convert --weights resnet50.pth --trust --out resnet50.safetensors
+
+        clinome convert --weights nih.pt --out nih.safetensors --trust
     """
     from clinome.core.errors import StudyError
     from clinome.genetics.convert import genotype_file, result_files, statistics_file
     from clinome.genetics.export import Part
 
-    sources = {"--genotypes": genotypes, "--sumstats": sumstats, "--results": results}
+    sources = {"--genotypes": genotypes, "--sumstats": sumstats, "--results": results, "--weights": weights}
     given = [name for name, value in sources.items() if value is not None]
     if len(given) != 1:
         raise StudyError("one source is converted at a time", got=" and ".join(given) or "none", expected=" or ".join(sources))
+    if trust and weights is None:
+        raise StudyError("--trust does not go with " + given[0], do="leave --trust out")
     of_genotypes = {"--keep": keep, "--extract": extract, "--sample": sample, "--build": build}
     of_results = {"--region": region, "--p-value": p_value}
     of_statistics = {"--layout": layout, "--trait": trait}
-    strange = (of_statistics if genotypes is not None else of_genotypes) | ({} if results is not None else of_results)
+    strange = ({} if genotypes is not None else of_genotypes) | ({} if results is not None else of_results)
+    strange |= of_statistics if genotypes is not None or weights is not None else {}
+    if weights is not None:
+        strange = of_genotypes | of_results | of_statistics
     for name, value in strange.items():
         if value is not None:
             raise StudyError(f"{name} does not go with {given[0]}", do=f"leave {name} out")
+    if weights is not None:
+        from clinome.nn.weight_convert import convert_weights
+
+        done = convert_weights(weights, out, trust=trust)
+        typer.echo(f"{done.tensors} tensors of {weights.name} (sha256 {done.sha256[:12]}…): {out}")
+        return
+    if weights is not None:
+        from clinome.nn.weight_convert import convert_weights
+
+        written = convert_weights(weights, out, trust=trust)
+        typer.echo(f"{written.tensors:,} tensors of a file with sha256 {written.sha256}: {out}")
+        return
     if genotypes is not None:
         made = genotype_file(genotypes, out, keep=keep, extract=extract, sample_file=sample, build=build)
         for note in made.notes:
