@@ -40,8 +40,6 @@ def convert(
     extract: Annotated[Path | None, typer.Option(help="List of ids of variants to keep, with --genotypes.")] = None,
     sample: Annotated[Path | None, typer.Option(help="The .sample file of a BGEN.")] = None,
     build: Annotated[str | None, typer.Option(help="Genome build, e.g. GRCh38, where the file does not state it.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Pickled weights (.pt, .pth, .bin) to write as .safetensors.")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Say that the pickle of --weights may be read.")] = False,
 ) -> None:
     """Write genotypes as .bed or .pgen, summary statistics in another layout, or weights as .safetensors, from one source.
 
@@ -56,8 +54,6 @@ def convert(
         clinome convert --sumstats t.regenie.gz --layout plink2 --out t.glm.gz
 
         clinome convert --weights resnet50.pth --trust --out resnet50.safetensors
-
-        clinome convert --weights nih.pt --out nih.safetensors --trust
     """
     from clinome.core.errors import StudyError
     from clinome.genetics.convert import genotype_file, result_files, statistics_file
@@ -74,17 +70,9 @@ def convert(
     of_statistics = {"--layout": layout, "--trait": trait}
     strange = ({} if genotypes is not None else of_genotypes) | ({} if results is not None else of_results)
     strange |= of_statistics if genotypes is not None or weights is not None else {}
-    if weights is not None:
-        strange = of_genotypes | of_results | of_statistics
     for name, value in strange.items():
         if value is not None:
             raise StudyError(f"{name} does not go with {given[0]}", do=f"leave {name} out")
-    if weights is not None:
-        from clinome.nn.weight_convert import convert_weights
-
-        done = convert_weights(weights, out, trust=trust)
-        typer.echo(f"{done.tensors} tensors of {weights.name} (sha256 {done.sha256[:12]}…): {out}")
-        return
     if weights is not None:
         from clinome.nn.weight_convert import convert_weights
 

@@ -29,8 +29,7 @@ def measure(
 
     Example:
 
-        clinome measure --images scans --masks masks/segmentations.parquet --structure volumes \\
-            --names anterior,posterior --out measured
+        clinome measure --images scans --masks masks.parquet --structure volumes --names anterior,posterior --out volumes
     """
     import polars as pl
 

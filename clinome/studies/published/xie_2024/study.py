@@ -42,7 +42,10 @@ def run(data: Path | None, out: Path, *, small: bool = False, threads: int = 1) 
         counted = both_eyes(left, right, cohort.causal, chosen[name].dimensions)
         shares = {f"told {eye}": float(told(files, tables[eye]).mean()) for eye in EYES}
         rows.append({"encoder": name, "n": len(people), **counted, **shares})
+    taught = next(row for row in rows if row["encoder"] == "identity margin")
     figures = {
+        "loci_in_both_eyes": taught["causal both"],
+        "false_in_both_eyes": taught["null both"],
         "eyes": rows,
         "cpu_seconds": time.process_time() - start,
         "provenance": provenance(settings={"cohort": cohort, "taught": len(who.taught)}, seed=cohort.seed),
