@@ -1,0 +1,65 @@
+"""The task file: what it makes, and that every mistake names its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clinome.core.errors import StudyError
+from clinome.studies.task_file import SECTIONS, Predict, Segment, Split, Task, read_task
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "scans.csv").touch()
+    path = folder / "task.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_task_of_each_kind(tmp_path: Path) -> None:
+    head = '[images]\npath = "scans.csv"\n[task]\nseed = 7\n'
+    task = read_task(
+        write(tmp_path, head + '[split]\nfolds = 5\n[predict]\nclasses = ["sex"]\nnumbers = ["age"]\nhelps = ["age"]\n')
+    )
+    assert (task.task.seed, task.split.folds) == (7, 5)
+    assert task.predict == Predict(("sex",), ("age",), ("age",))
+    assert task.images.path == tmp_path / "scans.csv"
+    task = read_task(write(tmp_path, head + '[segment]\nstructures = ["head", "body"]\nminutes = 2\n'))
+    assert task.segment == Segment(("head", "body"), minutes=2.0)
+    assert set(SECTIONS) == set(Task.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[predict]\nclasses = ["a"]\n', r"section \[images\] is missing"),
+        ('[images]\npath = "scans.csv"\n', r"(?s)says nowhere what to learn.*\[predict\] or a section \[segment\]"),
+        ('[images]\npath = "scans.csv"\n[predict]\nclases = ["a"]\n', r"(?s)no key 'clases'.*did you mean 'classes'.*line 4"),
+        ('[images]\npath = "scan.csv"\n[predict]\nclasses = ["a"]\n', r"(?s)file that is not there.*line 2.*near it are scans.csv"),
+        ('[images]\npath = "scans.csv"\n[predict]\nclasses = []\n', r"(?s)nothing to predict"),
+        (
+            '[images]\npath = "scans.csv"\n[predict]\nclasses = ["a"]\nnetwork = "vgg"\n',
+            r"(?s)\[predict\] network.*line 5.*'vgg'.*resnet18",
+        ),
+        (
+            '[images]\npath = "scans.csv"\n[split]\ntest = 1.5\n[predict]\nclasses = ["a"]\n',
+            r"(?s)leave somebody to learn from.*line 4",
+        ),
+        ('[images]\npath = "scans.csv"\n[split]\nfolds = 1\n[predict]\nclasses = ["a"]\n', r"(?s)folds is out of range.*line 4"),
+        (
+            '[images]\npath = "scans.csv"\n[segment]\nstructures = ["a", "a"]\n',
+            r"(?s)structures are one or more different names.*line 4",
+        ),
+        ('[images]\npath = "scans.csv"\n[split]\nfolds = 3\n[segment]\nstructures = ["a"]\n', r"folds are for \[predict\]"),
+        ('[images]\npath = "scans.csv"\n[predict]\nclasses = ["a"]\n[segment]\nstructures = ["a"]\n', r"two tasks"),
+    ],
+)
+def test_mistakes_name_their_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(StudyError, match=says):
+        read_task(write(tmp_path, text))
+
+
+def test_shares_leave_somebody_to_learn_from() -> None:
+    with pytest.raises(StudyError, match="leave somebody"):
+        Split(validation=0.5, test=0.5)
