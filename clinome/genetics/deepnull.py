@@ -170,7 +170,7 @@ def predict_out_of_fold(
         notes += _sanity(pearson, name)
     placed = np.zeros(len(covariates), dtype=np.int64)
     placed[rows] = fold + 1
-    table = pl.DataFrame(quality, schema={c.name: c.dtype for c in METRICS.columns}, orient="row")
+    table = pl.DataFrame(quality, schema={c.name: c.dtype for c in METRICS.columns if c.required}, orient="row")
     return DeepNull(predictions, second_order, placed, check(table, METRICS), tuple(notes))
 
 
