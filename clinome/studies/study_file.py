@@ -199,23 +199,8 @@ SECTIONS: dict[str, type[Any]] = {
 
 
 def read_study(path: str | Path) -> Study:
-    """Read and check a study file.
-
-    Raises
-    ------
-    StudyError
-        For a file that is not there or is not TOML, an unknown section or key (with the nearest known one), a missing key, a
-        value of the wrong type or out of range, or a file that the study names and that does not exist: all with the line.
-    """
-    path = Path(path)
-    found, reader = read_sections(path, SECTIONS)
-    if "genotypes" not in found:
-        raise StudyError("the section [genotypes] is missing", where=path, expected='[genotypes], and below it path = "…"')
+    """Read and check a study file; errors are those of :mod:`clinome.studies.toml_file`, each with its line."""
+    found, reader = read_sections(path, SECTIONS, needed="genotypes")
     if "images" in found and "seed" in found.get("study", {}):  # one seed for all, unless [images] has its own
         found["images"].setdefault("seed", found["study"]["seed"])
-    made = {name: reader.section(SECTIONS[name], found[name], name) for name in found}
-    try:
-        return Study(**made)
-    except StudyError as error:
-        section = next((name for name in ("images", "phenotypes") if name in found), "genotypes")
-        raise reader.error(str(error), section) from error
+    return reader.whole(Study, found, blame=("images", "phenotypes", "genotypes"))

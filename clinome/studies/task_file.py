@@ -154,20 +154,6 @@ SECTIONS: dict[str, type[Any]] = {
 
 
 def read_task(path: str | Path) -> Task:
-    """Read and check a task file.
-
-    Raises
-    ------
-    StudyError
-        For a file that is not there or is not TOML, an unknown section or key (with the nearest known one), a missing key, a
-        value of the wrong type or out of range, or a file that the task names and that does not exist: all with the line.
-    """
-    path = Path(path)
-    found, reader = read_sections(path, SECTIONS)
-    if "images" not in found:
-        raise StudyError("the section [images] is missing", where=path, expected='[images], and below it path = "…"')
-    made = {name: reader.section(SECTIONS[name], found[name], name) for name in found}
-    try:
-        return Task(**made)
-    except StudyError as error:
-        raise reader.error(str(error), next((name for name in ("segment", "predict") if name in found), "images")) from error
+    """Read and check a task file; errors are those of :mod:`clinome.studies.toml_file`, each with its line."""
+    found, reader = read_sections(path, SECTIONS, needed="images")
+    return reader.whole(Task, found, blame=("segment", "predict", "images"))

@@ -10,22 +10,26 @@ import glob
 import re
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clinome.core.errors import StudyError
 
+Whole = TypeVar("Whole")
 
-def read_sections(path: Path, sections: Mapping[str, type[Any]]) -> tuple[dict[str, dict[str, Any]], Reader]:
+
+def read_sections(path: str | Path, sections: Mapping[str, type[Any]], *, needed: str) -> tuple[dict[str, dict[str, Any]], Reader]:
     """Return the tables of a TOML file by section, and what turns them into the dataclasses of ``sections``.
 
     Raises
     ------
     StudyError
-        For a file that is not there, is not UTF-8 or not TOML, and for an unknown section (with the nearest known one).
+        For a file that is not there, is not UTF-8 or not TOML, for an unknown section (with the nearest known one), and where the
+        section ``needed``, with its key ``path``, is missing.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -37,20 +41,22 @@ def read_sections(path: Path, sections: Mapping[str, type[Any]]) -> tuple[dict[s
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyError("the study file is not TOML", where=path, got=error) from error
-    reader = Reader(path, text)
+    reader = Reader(path, text, sections)
     for name in found:
         if name in sections and not isinstance(found[name], dict):
             raise reader.error(f"{name} is a section", name, expected=f"[{name}] once, in single brackets, with its keys below")
         if name not in sections:
             raise reader.error(f"there is no section [{name}]" + _near(name, sections), name, expected=", ".join(sections))
+    if needed not in found:
+        raise StudyError(f"the section [{needed}] is missing", where=path, expected=f'[{needed}], and below it path = "…"')
     return found, reader
 
 
 class Reader:
-    """Turns a section's table into its dataclass; keeps the text to name lines."""
+    """Turns the tables of sections into their dataclasses; keeps the text to name lines."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.lines = path, text.splitlines()
+    def __init__(self, path: Path, text: str, sections: Mapping[str, type[Any]]) -> None:
+        self.path, self.lines, self.sections = path, text.splitlines(), sections
 
     def error(self, what: str, section: str, key: str | None = None, **about: str) -> StudyError:
         """Return an error that names the line of a section or of a key in it."""
@@ -66,6 +72,21 @@ class Reader:
             if key is not None and re.match(rf"\s*[\"']?{re.escape(key if inside else dotted)}[\"']?\s*=", line):
                 return number
         return start
+
+    def whole(self, kind: type[Whole], tables: Mapping[str, dict[str, Any]], *, blame: Sequence[str]) -> Whole:
+        """Make ``kind``, whose fields are the sections, from their tables.
+
+        Raises
+        ------
+        StudyError
+            For an unknown or missing key, a value of the wrong type or out of range, a file that is named and does not exist, and
+            sections that do not go together (at the first of ``blame`` that is there): all with the line.
+        """
+        made = {name: self.section(self.sections[name], table, name) for name, table in tables.items()}
+        try:
+            return kind(**made)
+        except StudyError as error:
+            raise self.error(str(error), next(name for name in blame if name in tables)) from error
 
     def section(self, kind: type[Any], table: dict[str, Any], section: str) -> Any:
         """Make ``kind`` from ``table``; fields that are dataclasses themselves take their keys from the same table."""
