@@ -55,17 +55,23 @@ def fingerprint_of(values: NDArray[Any]) -> Fingerprint:
 
     The looks of a volume are those of the middle third of its depth, averaged; of several channels, those of their mean.
     """
-    content = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    exact = hashlib.sha256(f"{content.dtype.str}{content.shape}".encode())
-    exact.update(content.data if content.size else b"")
+    exact = content_of(values)
     grey = values.astype(np.float32).mean(axis=0) if values.size else np.zeros((1, 1), np.float32)
     if grey.ndim == 3:
         third = len(grey) // 3
         grey = grey[third : len(grey) - third].mean(axis=0)
     if not np.isfinite(grey).all() or grey.max() == grey.min():
-        return Fingerprint(exact.hexdigest(), None, None)
+        return Fingerprint(exact, None, None)
     waves = _waves(grey)
-    return Fingerprint(exact.hexdigest(), _signs(waves, _SEARCHED), _signs(waves, _DETAILED))
+    return Fingerprint(exact, _signs(waves, _SEARCHED), _signs(waves, _DETAILED))
+
+
+def content_of(values: NDArray[Any]) -> str:
+    """Return the SHA-256 of a picture's type, shape and values, whatever the order of its bytes and axes in memory."""
+    content = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    exact = hashlib.sha256(f"{content.dtype.str}{content.shape}".encode())
+    exact.update(content.data if content.size else b"")
+    return exact.hexdigest()
 
 
 def find_duplicates(images: pl.DataFrame, *, max_distance: int = 6, max_detail: float = 0.06) -> pl.DataFrame:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -85,17 +84,3 @@ def _normalised(values: NDArray[np.float32], preparation: Preparation) -> NDArra
     if preparation.normalise == "picture":
         return z_score(values)
     return standardise(values, *preparation.normalise)
-
-
-def digest(images: Images, *, most: int = 4096) -> str:
-    """Return a hash of up to ``most`` pictures, spread over all, and of how many there are."""
-    total = hashlib.sha256(str(len(images)).encode())
-    for row in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)):
-        total.update(content(np.asarray(images[int(row)])).encode())
-    return total.hexdigest()
-
-
-def content(image: NDArray[Any]) -> str:
-    """Return the SHA-256 of a picture's type, shape and values."""
-    about = f"{image.dtype.str}{image.shape}".encode()
-    return hashlib.sha256(about + np.ascontiguousarray(image).tobytes()).hexdigest()

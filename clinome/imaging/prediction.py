@@ -44,8 +44,9 @@ from clinome.core.schema import PREDICTIONS, check
 from clinome.evaluate.floors import compare_with_floors
 from clinome.evaluate.outcomes import outcome
 from clinome.evaluate.thresholds import threshold_of
+from clinome.imaging.fingerprint import content_of
 from clinome.imaging.intensity import Change
-from clinome.imaging.pictures import Images, Preparation, content, digest
+from clinome.imaging.pictures import Images, Preparation
 from clinome.imaging.pixel_floors import pixel_floors
 from clinome.imaging.resample import Spread
 from clinome.imaging.targets import Coded, Target, code, encode
@@ -163,10 +164,11 @@ def train_predictor(
     recipe, out = recipe or Recipe(), usable_folder(out)
     if len(images) != examples.height:
         raise SchemaError("every example has one image", got=f"{len(images)} images", expected=f"{examples.height} rows")
-    found = _see_leakage(images, examples, targets, allow)
+    contents = [content_of(np.asarray(images[row])) for row in range(len(images))]
+    found = _see_leakage(contents, examples, targets, allow)
     parts = _parts(examples)
     settings = {"network": _named(network), "preparation": asdict(preparation), "recipe": asdict(recipe)}
-    key = fingerprint(digest(images), examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed)
+    key = fingerprint(contents, examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed)
     coded = {part.name: code(targets, examples, part.train) for part in parts}
     said: dict[str, NDArray[np.float64]] = {}
     for part in parts:
@@ -302,11 +304,11 @@ def recipe_from(saved: dict[str, Any]) -> Recipe:
     return Recipe(**rest, spread=Spread(**plain(saved["spread"])), change=Change(**plain(saved["change"])))
 
 
-def _see_leakage(images: Images, examples: pl.DataFrame, targets: Sequence[Target], allow: Collection[str]) -> pl.DataFrame:
+def _see_leakage(contents: list[str], examples: pl.DataFrame, targets: Sequence[Target], allow: Collection[str]) -> pl.DataFrame:
     """Return the report on the split; raise when it leaks in a way that was not allowed."""
     table = examples
     if "content_sha256" not in table.columns:
-        table = table.with_columns(pl.Series("content_sha256", [content(np.asarray(images[i])) for i in range(len(images))]))
+        table = table.with_columns(pl.Series("content_sha256", contents, pl.String))
     names = [target.name for target in targets if target.name in table.columns]
     return refuse_leaking(leakage(table, targets=names), allow=allow)
 
