@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from clinome.core.errors import NotConverged, StudyError
 from clinome.core.progress import track
 from clinome.train.batches import Draw, Drawn, Fetch, ahead
-from clinome.train.devices import Mode, Precision, Processes, arrange, choose_device, low_precision, moved, quickest, reproducible
+from clinome.train.devices import Precision, Processes, arrange, choose_device, fixed, low_precision, moved, quickest, reproducible
 from clinome.train.state import Best, State, load_state, save_state
 
 Logs = dict[str, float]
@@ -232,7 +232,7 @@ def _prepared(
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         state.model.train()
         if state.mode is None:
-            state.mode = Mode(bfloat16=settings.precision == "bfloat16")
+            state.mode = fixed(state.model, settings.precision)
             if settings.precision == "measure":
                 batch = moved(fetch(draw(state.step)), device)
                 generator.manual_seed(settings.seed)

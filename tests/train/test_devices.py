@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clinome.core.errors import StudyError
 from clinome.train import devices
-from clinome.train.devices import Mode, arrange, choose_device, join_processes, low_precision, moved, quickest
+from clinome.train.devices import Mode, arrange, choose_device, fixed, join_processes, low_precision, moved, quickest
 
 
 class Pair(NamedTuple):
@@ -71,6 +71,12 @@ def test_the_quickest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert quickest(model, run) == Mode(bfloat16=True, channels_last=True)
     assert clock[0] == 3 * 4 + 100 + 3 * 3 + 3 * 1  # what is far slower at first is not timed again
+
+
+def test_bfloat16_that_is_not_measured_has_the_channels_of_pictures_last() -> None:
+    assert fixed(Two(), "bfloat16") == Mode(bfloat16=True, channels_last=True)
+    assert fixed(nn.Conv3d(1, 1, 3), "bfloat16") == Mode(bfloat16=True)
+    assert fixed(Two(), "float32") == Mode()
 
 
 def test_arranging_is_undone() -> None:
