@@ -24,13 +24,13 @@ doi:10.1037/0033-2909.86.2.420.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from clinome.evaluate.measuring import RESAMPLES, Array, Metric, Prepare, Prepared, additive, measure
+from clinome.evaluate.measuring import Array, Asked, Metric, Prepare, Prepared, additive, measure
 from clinome.stats.reliability import icc_of_sums
 
 Sums = NDArray[np.float64]
@@ -41,13 +41,8 @@ def agreement(
     first: ArrayLike,
     second: ArrayLike,
     *,
-    participants: ArrayLike | None = None,
     error_ratio: float = 1.0,
-    predictor: str = "model",
-    split: str | None = None,
-    subgroup: str = "all",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> pl.DataFrame:
     """Compare two measurements, shape (n,) each, in the same unit; return METRICS.
 
@@ -58,10 +53,10 @@ def agreement(
 
     Parameters
     ----------
-    participants
-        The person of each row; None: every row is of another. Rows of a person are resampled together; limits are of single rows.
     error_ratio
         Variance of the errors of ``second`` over that of ``first``, for Deming regression.
+    asked
+        See :class:`clinome.evaluate.measuring.Asked`. Limits of agreement are of single rows, also where people have several.
 
     Raises
     ------
@@ -72,12 +67,7 @@ def agreement(
         agreement_metrics(error_ratio),
         np.asarray(first, dtype=np.float64),
         np.asarray(second, dtype=np.float64),
-        participants=participants,
-        predictor=predictor,
-        split=split,
-        subgroup=subgroup,
-        resamples=resamples,
-        seed=seed,
+        **asked,
     )
 
 

@@ -30,7 +30,7 @@ True
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import numpy as np
 import polars as pl
@@ -41,7 +41,7 @@ from scipy.special import expit, log_softmax, logit
 from clinome.core.errors import CohortError, SchemaError
 from clinome.core.schema import CALIBRATION, check
 from clinome.evaluate.discrimination import BRIER, LOG_LOSS
-from clinome.evaluate.measuring import RESAMPLES, Array, Metric, Prepared, additive, estimate, measure, usable
+from clinome.evaluate.measuring import RESAMPLES, Array, Asked, Metric, Prepared, additive, estimate, measure, usable
 from clinome.evaluate.outcomes import outcome
 from clinome.evaluate.thresholds import refuse_test
 from clinome.stats.resampling import bootstrap
@@ -57,13 +57,8 @@ def calibration(
     truth: ArrayLike,
     probability: ArrayLike,
     *,
-    participants: ArrayLike | None = None,
     bins: int = 15,
-    predictor: str = "model",
-    split: str | None = None,
-    subgroup: str = "all",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> pl.DataFrame:
     """Measure calibration: ``calibration_slope``, ``calibration_in_the_large``, ``ece``, ``brier`` and ``log_loss`` as METRICS.
 
@@ -74,6 +69,8 @@ def calibration(
         which only ``ece`` is measured.
     bins
         Of equal width, for ``ece``.
+    asked
+        See :class:`clinome.evaluate.measuring.Asked`.
     """
     given = np.asarray(probability, dtype=np.float64)
     alone = (ece(bins),) if given.ndim == 2 else (SLOPE, IN_THE_LARGE, ece(bins), BRIER, LOG_LOSS)
@@ -81,12 +78,7 @@ def calibration(
         alone,
         np.asarray(truth, dtype=np.float64),
         given,
-        participants=participants,
-        predictor=predictor,
-        split=split,
-        subgroup=subgroup,
-        resamples=resamples,
-        seed=seed,
+        **asked,
     )
 
 

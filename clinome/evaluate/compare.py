@@ -72,8 +72,8 @@ def compare(
     ----------
     truth, first, second
         Rows of the same examples, as the metric takes them.
-    participants
-        The person of each row; None: every row is a person of its own.
+    participants, resamples, seed
+        See :class:`clinome.evaluate.measuring.Asked`.
 
     Warnings
     --------

@@ -75,7 +75,7 @@ def confounding(
     Parameters
     ----------
     people
-        The columns of ``by``, with participant_id, or example_id where a person's examples differ.
+        As :func:`clinome.evaluate.subgroups.subgroups`; the rest as :func:`clinome.evaluate.outcomes.evaluate`.
 
     Raises
     ------

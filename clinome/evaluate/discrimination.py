@@ -19,12 +19,13 @@ Brodersen KH et al. The balanced accuracy and its posterior distribution. ICPR (
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from clinome.evaluate.measuring import RESAMPLES, Array, Metric, Prepare, Prepared, additive, measure
+from clinome.evaluate.measuring import Array, Asked, Metric, Prepare, Prepared, additive, measure
 from clinome.evaluate.ranking import AUROC, AVERAGE_PRECISION, sensitivity_at_specificity
 
 Sums = NDArray[np.float64]
@@ -112,15 +113,10 @@ def classification(
     truth: ArrayLike,
     probability: ArrayLike,
     *,
-    participants: ArrayLike | None = None,
     classes: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     threshold: float = 0.5,
-    predictor: str = "model",
-    split: str | None = None,
-    subgroup: str = "all",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> pl.DataFrame:
     """Measure probabilities of classes; return METRICS.
 
@@ -133,6 +129,8 @@ def classification(
         Their names, one a column; give ``labels`` where several can be true of one example.
     threshold
         At which two classes or labels are told apart. Of several classes the most probable counts.
+    asked
+        See :class:`clinome.evaluate.measuring.Asked`.
 
     Raises
     ------
@@ -161,12 +159,7 @@ def classification(
         metrics,
         known,
         given,
-        participants=participants,
-        predictor=predictor,
-        split=split,
-        subgroup=subgroup,
-        resamples=resamples,
-        seed=seed,
+        **asked,
     )
 
 

@@ -266,8 +266,8 @@ def compare_with_floors(
     ----------
     predictions, floors
         ``core.schema.PREDICTIONS`` of the model, and of each floor by its name; floors may hold more examples than the model.
-    split
-        The rows to measure; None: all (folds that were each held out).
+    split, positive, training_mean, predictor, resamples, seed
+        As :func:`clinome.evaluate.outcomes.evaluate`.
     threshold
         For two classes, fixed beforehand: of everybody, or by the name of a predictor (who is not named has 1/2). A threshold suits
         the probabilities that it was chosen on, so one chosen for the model is given for the model alone.

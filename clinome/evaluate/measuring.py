@@ -4,6 +4,8 @@ A metric is prepared once on the truth and the predictions and then answers how 
 times. Its value is that of everybody counted once; a thousand resamples are one call with a matrix; two predictors prepared on
 the same people and asked the same counts are compared in pairs.
 
+Arguments of the same name mean the same in every function of this room, and are said here once: see :class:`Asked`.
+
 >>> error = Metric("mae", additive(lambda truth, predicted: np.abs(truth - predicted)[:, None], lambda s, n: s[:, 0] / n), False)
 >>> table = measure([error], [1.0, 2.0, 3.0, 4.0], [1.5, 2.0, 2.0, 4.5], participants=["a", "a", "b", "c"])
 >>> table.select("name", "value", "n").row(0)
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import polars as pl
@@ -54,6 +56,30 @@ class Metric:
     name: str
     prepare: Prepare
     higher_is_better: bool | None = True
+
+
+class Asked(TypedDict, total=False):
+    """What can be asked of every measurement by keyword; functions that end in :func:`measure` hand it on as it is.
+
+    Attributes
+    ----------
+    participants
+        The person of each row (or of each image, where a row is a pixel); None, the default: every row is of another. All rows of
+        a person are drawn together.
+    resamples, seed
+        How often people are drawn (:data:`RESAMPLES` by default; 0: no interval), and from which random numbers: functions that
+        are given the same people and seed use the same draws.
+    predictor, split, subgroup
+        What the columns of that name say in the table that comes back: 'model', null and 'all' by default. Of a table of
+        predictions ``split`` chooses the rows to measure; None: all.
+    """
+
+    participants: ArrayLike | None
+    predictor: str
+    split: str | None
+    subgroup: str
+    resamples: int
+    seed: int
 
 
 def additive(
@@ -103,10 +129,8 @@ def measure(
     ----------
     truth, predicted
         Rows first. A row whose truth is missing (NaN) is left out.
-    participants
-        The person of each row; None: every row is a person of its own.
-    predictor, split, subgroup
-        What the columns of that name say.
+    participants, predictor, split, subgroup, resamples, seed
+        See :class:`Asked`.
 
     Raises
     ------
@@ -117,8 +141,8 @@ def measure(
     prepared = [metric.prepare(known, answer, person, n) for metric in metrics]
     draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
     rows = [
-        metric_row(metric.name, one.value, draws[:, j], n, predictor=predictor, split=split, subgroup=subgroup)
-        for j, (metric, one) in enumerate(zip(metrics, prepared, strict=True))
+        metric_row(metric.name, one.value, drawn, n, predictor=predictor, split=split, subgroup=subgroup)
+        for metric, one, drawn in zip(metrics, prepared, draws.T, strict=True)
     ]
     return metrics_table(rows)
 

@@ -54,7 +54,14 @@ class Outcome(NamedTuple):
 
 
 def outcome(predictions: pl.DataFrame, target: str, *, split: str | None = None, positive: str | None = None) -> Outcome:
-    """Read ``target`` from a table of predictions (``core.schema.PREDICTIONS``), of one split or of all rows.
+    """Read ``target`` from a table of predictions (``core.schema.PREDICTIONS``).
+
+    Parameters
+    ----------
+    split
+        The rows to read; None: all (folds that were each held out).
+    positive
+        The class whose probability counts; None: of two classes the one whose name sorts last, of more all.
 
     Raises
     ------
@@ -156,14 +163,14 @@ def evaluate(
 
     Parameters
     ----------
-    predictions
-        ``core.schema.PREDICTIONS``.
-    split
-        Rows to measure; None: all.
+    predictions, split, positive
+        See :func:`outcome`.
     threshold
         For two classes; fix it beforehand with :func:`clinome.evaluate.thresholds.choose_threshold`.
     training_mean
         For numbers: what R² compares with.
+    predictor, resamples, seed
+        See :class:`clinome.evaluate.measuring.Asked`.
     """
     found = outcome(predictions, target, split=split, positive=positive)
     table = measure(

@@ -85,7 +85,7 @@ def pixels(
     truths, scores, inside
         See :func:`pool`.
     participants
-        The person of each image; None: every image is of another.
+        The person of each image; the rest as :class:`clinome.evaluate.measuring.Asked`.
     """
     truth, score, image = pool(truths, scores, inside=inside)
     of_image, n = participant_codes(None if participants is None else list(participants), len(truths))

@@ -10,11 +10,13 @@ the more severe. Of resamples the mean of the examples measured moves along.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from clinome.evaluate.measuring import RESAMPLES, Array, Metric, additive, measure
+from clinome.evaluate.measuring import Array, Asked, Metric, additive, measure
 
 Sums = NDArray[np.float64]
 
@@ -62,29 +64,20 @@ def regression(
     truth: ArrayLike,
     predicted: ArrayLike,
     *,
-    participants: ArrayLike | None = None,
     training_mean: float | None = None,
-    predictor: str = "model",
-    split: str | None = None,
-    subgroup: str = "all",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> pl.DataFrame:
     """Measure predicted numbers: ``mae``, ``rmse``, ``r2``, ``pearson_r`` and ``bias`` (predicted − truth) as METRICS.
 
-    ``truth`` and ``predicted`` have the shape (n,); see :func:`clinome.evaluate.measuring.measure` for the rest and the errors.
+    ``truth`` and ``predicted`` have the shape (n,); ``asked``: see
+    :class:`clinome.evaluate.measuring.Asked`; errors are those of :func:`clinome.evaluate.measuring.measure`.
     A correlation with something constant is null.
     """
     return measure(
         regression_metrics(training_mean),
         np.asarray(truth, dtype=np.float64),
         np.asarray(predicted, dtype=np.float64),
-        participants=participants,
-        predictor=predictor,
-        split=split,
-        subgroup=subgroup,
-        resamples=resamples,
-        seed=seed,
+        **asked,
     )
 
 

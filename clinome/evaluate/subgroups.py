@@ -81,8 +81,8 @@ def subgroups(
 
     Parameters
     ----------
-    predictions
-        ``core.schema.PREDICTIONS``.
+    predictions, split, positive, threshold, predictor, resamples, seed
+        As :func:`clinome.evaluate.outcomes.evaluate`.
     people
         The columns of ``by``, with participant_id or, where they differ between a person's examples, example_id.
     bands
