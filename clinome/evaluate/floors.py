@@ -13,7 +13,7 @@ and returns the table of predictions that a model returns, so that :func:`compar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -107,58 +107,51 @@ def linear(
     predicted = np.full((examples.height, max(len(classes), 1)), np.nan)
     for learn, answer in _parts(examples, target, fit_on):
         table = _table(examples, features, learn)
+        lesson = _Lesson(table[learn], people[learn], table[answer])
         if names is None:
             truth = examples[target].cast(pl.Float64).to_numpy()[learn]
-            predicted[answer, 0] = _ridge(table, truth, people[learn], learn, answer, strengths or _RIDGE)
+            predicted[answer, 0] = _ridge(lesson, truth, strengths or _RIDGE)
         else:
-            label = names.gather(learn).to_numpy().astype(str)
-            found = _logistic(table, label, people[learn], learn, answer, strengths or _LOGISTIC, seed)
+            found = _logistic(lesson, names.gather(learn).to_numpy().astype(str), strengths or _LOGISTIC, seed)
             predicted[answer] = np.column_stack([found.get(name, np.zeros(len(answer))) for name in classes])
     return _predictions(examples, target, predicted, classes)
 
 
-def _ridge(
-    table: NDArray[np.float64],
-    truth: NDArray[np.float64],
-    person: NDArray[np.intp],
-    learn: NDArray[np.intp],
-    answer: NDArray[np.intp],
-    strengths: Sequence[float],
-) -> NDArray[np.float64]:
-    """Fit on ``learn`` and return the numbers of ``answer``."""
+class _Lesson(NamedTuple):
+    """Features to learn from and their people, and features to answer: (n_learn, m), (n_learn,), (n_answer, m)."""
+
+    features: NDArray[np.float64]
+    person: NDArray[np.intp]
+    asked: NDArray[np.float64]
+
+
+def _ridge(lesson: _Lesson, truth: NDArray[np.float64], strengths: Sequence[float]) -> NDArray[np.float64]:
+    """Learn ``truth`` and return the numbers answered."""
     linear_model, selection = need("sklearn.linear_model", "imaging"), need("sklearn.model_selection", "imaging")
-    folds = min(_FOLDS, len(np.unique(person)))
+    folds = min(_FOLDS, len(np.unique(lesson.person)))
     if folds < 2:
-        return np.full(len(answer), truth.mean())
-    splits = list(selection.GroupKFold(folds).split(truth, groups=person))
+        return np.full(len(lesson.asked), truth.mean())
+    splits = list(selection.GroupKFold(folds).split(truth, groups=lesson.person))
     model = linear_model.RidgeCV(alphas=list(strengths), cv=splits, scoring="neg_mean_squared_error")
-    return np.asarray(model.fit(table[learn], truth).predict(table[answer]), dtype=np.float64)
+    return np.asarray(model.fit(lesson.features, truth).predict(lesson.asked), dtype=np.float64)
 
 
-def _logistic(
-    table: NDArray[np.float64],
-    label: NDArray[np.str_],
-    person: NDArray[np.intp],
-    learn: NDArray[np.intp],
-    answer: NDArray[np.intp],
-    strengths: Sequence[float],
-    seed: int,
-) -> dict[str, NDArray[np.float64]]:
-    """Fit on ``learn`` and return a probability of each class that occurs there for ``answer``."""
+def _logistic(lesson: _Lesson, label: NDArray[np.str_], strengths: Sequence[float], seed: int) -> dict[str, NDArray[np.float64]]:
+    """Learn ``label`` and return the probabilities answered of each class that occurs in it."""
     classes, count = np.unique(label, return_counts=True)
     if len(classes) == 1:
-        return {str(classes[0]): np.ones(len(answer))}
+        return {str(classes[0]): np.ones(len(lesson.asked))}
     linear_model, selection = need("sklearn.linear_model", "imaging"), need("sklearn.model_selection", "imaging")
-    of_class = min(len(np.unique(person[label == name])) for name in classes)
+    of_class = min(len(np.unique(lesson.person[label == name])) for name in classes)
     folds = min(_FOLDS, int(count.min()), of_class)
     strength = strengths[len(strengths) // 2]
     if folds >= 2:
-        splits = list(selection.StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(label, label, person))
+        splits = list(selection.StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(label, label, lesson.person))
         splits = [one for one in splits if len(np.unique(label[one[0]])) == len(classes)]
-        losses = [sum(_held_out_loss(linear_model, table[learn], label, classes, one, c) for one in splits) for c in strengths]
+        losses = [sum(_held_out_loss(linear_model, lesson.features, label, classes, one, c) for one in splits) for c in strengths]
         strength = strengths[int(np.argmin(losses))]
-    model = linear_model.LogisticRegression(C=strength, max_iter=1000).fit(table[learn], label)
-    return dict(zip(map(str, model.classes_), model.predict_proba(table[answer]).T, strict=True))
+    model = linear_model.LogisticRegression(C=strength, max_iter=1000).fit(lesson.features, label)
+    return dict(zip(map(str, model.classes_), model.predict_proba(lesson.asked).T, strict=True))
 
 
 def _held_out_loss(
