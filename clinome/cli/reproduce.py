@@ -1,9 +1,14 @@
 """`clinome reproduce`: published results, ours beside theirs."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from clinome.studies.reproducing import Claim
 
 
 def reproduce(
@@ -27,14 +32,15 @@ def reproduce(
             typer.echo(f"{one:18} {about(one)['title']}")
             _print(claims(one))
         return
-    _print(run(name, data=data, out=out or Path(name), small=small, threads=threads))
+    _print(run(name, data=data, out=out or Path(name), small=small, threads=threads), judged=not small)
     if small:
-        typer.echo("(the small version is too small to be held against the published numbers)")
+        typer.echo("(the small version shows that all works; it is too small to be held against bars and published numbers)")
 
 
-def _print(claims: list) -> None:  # type: ignore[type-arg]
+def _print(claims: list[Claim], *, judged: bool = True) -> None:
     for claim in claims:
         found = "–" if claim.found is None else f"{claim.found:.4g}"
         bar = "–" if claim.bar is None else f"{claim.bar:g}"
+        verdict = claim.verdict + (", reproduced" if claim.reproduced else "") if judged else ""
         said = claim.published if isinstance(claim.published, str) else f"{claim.published:g} ({claim.mark})"
-        typer.echo(f"  {claim.name:32} found {found:>8}  bar {bar:>7}  {claim.verdict:12} {claim.evidence}; published: {said}")
+        typer.echo(f"  {claim.name:32} found {found:>8}  bar {bar:>7}  {verdict:17} {claim.evidence}; published: {said}")

@@ -1,8 +1,23 @@
 """Published results made again: which there are, running one, and its claims beside what was found.
 
-A folder of ``clinome/studies/published`` holds ``claims.toml`` (each published number, its source, the bar that was set here),
-``study.py`` (a script with ``run(data, out, …)``) and ``results/figures.json`` (what the recorded run found). A claim's name is a
-key of the figures, or the name of a metric of the model in them.
+A folder of ``clinome/studies/published`` holds ``study.py`` (a script with ``run(data, out, …)``), ``results/figures.json`` (what
+the recorded run found, where there is one) and ``claims.toml``:
+
+    title, paper    what it is about, and the paper with its DOI
+    data            the data set, or "none: simulated"
+    files           what the folder of the data set must hold; absent without data
+    [[claim]]
+    name            of the figure in figures.json
+    published       the number, or words where the paper has none
+    source, mark    where the number stands; "checked" there, or "recalled"
+    evidence        "same data", "other data" or "protocol, simulated"
+    bar, floor      what this package set itself, and what a trivial method reaches; either may be absent
+    tolerance, why  how far from the published number still agrees with it, and why so far
+    lower_is_better, bar_of_longer_run, figure    absent but for errors, longer runs, and figures of another name
+
+A figure is a number or has a ``value``; one that has several of these (a gain for each target) makes a claim of each. Where there
+is none of the name, it is the metric so called, of everybody and of the predictor ``model``; ``figure = {name, predictor}`` says
+another.
 """
 
 from __future__ import annotations
@@ -16,8 +31,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clinome.core.errors import StudyError
-from clinome.core.files import usable_folder
+from clinome.core.errors import OutputError, StudyError
+from clinome.core.files import usable_folder, write_json
 
 FOLDER = Path(__file__).parent / "published"
 
@@ -25,8 +40,9 @@ FOLDER = Path(__file__).parent / "published"
 class Claim(NamedTuple):
     """One published number: ``published`` (a number, or words where there is none), the ``bar`` set here, what was ``found``.
 
-    ``evidence`` is 'same data', 'other data' or 'protocol, simulated'; the last never counts as reproduced. ``mark`` says whether
-    the number was 'checked' in its source or is 'recalled'. ``lower_is_better`` tells errors from scores.
+    ``evidence`` is 'same data', 'other data' or 'protocol, simulated'. ``mark`` says whether the number was 'checked' in its
+    source or is 'recalled'. ``floor`` is what a trivial method reaches, ``tolerance`` how far from ``published`` still agrees, and
+    ``why``. ``lower_is_better`` tells errors from scores.
     """
 
     name: str
@@ -35,15 +51,29 @@ class Claim(NamedTuple):
     mark: str
     evidence: str
     bar: float | None
+    floor: float | None
+    tolerance: float
+    why: str
     found: float | None
     lower_is_better: bool
 
     @property
     def verdict(self) -> str:
-        """Say 'met', 'missed' or 'not yet run'."""
+        """Say how what was found stands to the bar: 'met', 'missed', 'no bar' or 'not yet run'."""
         if self.found is None or self.bar is None:
             return "not yet run" if self.found is None else "no bar"
         return "met" if (self.found <= self.bar if self.lower_is_better else self.found >= self.bar) else "missed"
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Tell whether the published number was reached within the tolerance; None where that cannot be said.
+
+        It can be said of the paper's own data alone: another data set or a simulation reproduces nothing, whatever it finds.
+        """
+        if self.evidence != "same data" or self.found is None or isinstance(self.published, str):
+            return None
+        short = self.found - self.published if self.lower_is_better else self.published - self.found
+        return bool(short <= self.tolerance)
 
 
 def names() -> list[str]:
@@ -70,51 +100,74 @@ def claims(name: str, figures: Path | None = None) -> list[Claim]:
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     made = []
     for claim in about(name)["claim"]:
-        bar = claim.get("bar")
-        made.append(
-            Claim(
-                claim["name"],
-                claim["published"],
-                claim["source"],
-                claim["mark"],
-                claim["evidence"],
-                float(bar) if isinstance(bar, (int, float)) else None,
-                _figure(found, claim["name"]),
-                bool(claim.get("lower_is_better", "mae" in claim["name"] or claim["name"].startswith("false"))),
-            )
-        )
+        rest = {key: claim[key] for key in ("published", "source", "mark", "evidence", "tolerance", "why")}
+        rest |= {"bar": claim.get("bar"), "floor": claim.get("floor"), "lower_is_better": claim.get("lower_is_better", False)}
+        for part, value in _figures(found, **{"name": claim["name"], **claim.get("figure", {})}).items():
+            made.append(Claim(name=f"{claim['name']}, {part}" if part else claim["name"], found=value, **rest))
     return made
 
 
-def _figure(figures: dict[str, Any], name: str) -> float | None:
-    """Return the figure called ``name``: a key, a paired gain, or the model's metric over everybody."""
+def _figures(figures: dict[str, Any], name: str, predictor: str = "model") -> dict[str, float | None]:
+    """Return the figure called ``name`` under the empty name, or those of its parts under theirs."""
     value = figures.get(name)
-    if isinstance(value, dict):
-        value = value.get("value")
-    if value is None and isinstance(gain := figures.get("gains", {}).get(name), dict):
-        value = gain.get("value")
     if value is None:
         rows = [row for row in figures.get("metrics", []) if isinstance(row, dict) and row.get("name") == name]
-        rows = [row for row in rows if row.get("predictor") == "model" and row.get("subgroup", "all") == "all"]
-        value = rows[0]["value"] if rows else None
+        rows = [row for row in rows if row.get("predictor") == predictor and row.get("subgroup", "all") == "all"]
+        return {"": _number(rows[0]["value"]) if rows else None}
+    if isinstance(value, dict) and "value" not in value:
+        return {part: _number(one) for part, one in value.items()}
+    return {"": _number(value)}
+
+
+def _number(value: Any) -> float | None:
+    value = value.get("value") if isinstance(value, dict) else value
     return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
 
 
 def reproduce(name: str, *, data: Path | None, out: Path, small: bool = False, threads: int = 1) -> list[Claim]:
     """Run a published result into ``out`` and return its claims beside what was found; a killed run goes on.
 
+    Parameters
+    ----------
+    data
+        The folder of the data set, or the one above it.
+    small
+        Make the version of a minute, which shows that all works and reproduces nothing.
+
     Raises
     ------
     StudyError
         For a name that is none, or data that are needed and not there.
+    OutputError
+        When ``out`` holds another result, or the same of another size: their parts would be mixed.
     """
-    needed = about(name)["data"]
-    if not str(needed).startswith("none") and (data is None or not data.is_dir()):
-        raise StudyError(
-            f"this result needs the data set {needed!r}", got=str(data), do="name the folder that holds it with --data"
-        )
+    told = about(name)
+    folder = _data(told, data)
     run = importlib.import_module(f"clinome.studies.published.{name}.study").run
     known = inspect.signature(run).parameters
-    given: dict[str, Any] = {"small": small, "threads": threads}
-    run(data, usable_folder(out), **{key: value for key, value in given.items() if key in known})
+    given = {key: value for key, value in {"small": small, "threads": threads}.items() if key in known}
+    _claim(usable_folder(out), {"result": name, "small": small})
+    run(folder, out, **given)
     return claims(name, out / "figures.json")
+
+
+def _data(told: dict[str, Any], data: Path | None) -> Path | None:
+    """Return the folder that holds the files which a result needs, or None when it needs none."""
+    if not told.get("files"):
+        return None
+    if data is None:
+        raise StudyError(f"this result needs the data set {told['data']!r}", do="name the folder that holds it with --data")
+    for folder in (data, data / told["data"]):
+        if all((folder / file).exists() for file in told["files"]):
+            return folder
+    raise StudyError(f"the folder does not hold the data set {told['data']!r}", where=data, expected=", ".join(told["files"]))
+
+
+def _claim(out: Path, wanted: dict[str, Any]) -> None:
+    """Mark ``out`` as that of one result, or refuse one that holds another."""
+    path = out / "reproduces.json"
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted if not any(out.iterdir()) else None
+    if held != wanted:
+        got = "files of something else" if held is None else f"{held['result']}{', the small version' if held['small'] else ''}"
+        raise OutputError("the folder holds another result", where=out, got=got, do="name another folder with --out, or empty it")
+    write_json(path, wanted)

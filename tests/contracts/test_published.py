@@ -1,0 +1,115 @@
+"""Every folder of published results, found unasked: what its claims must say, what its recorded run must hold, that it runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toolkit.published import small
+
+from clinome.studies.reproducing import FOLDER, about, claims, names
+
+NAMES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and not path.name.startswith("_"))
+EVIDENCE = {"same data", "other data", "protocol, simulated"}
+DOI = re.compile(r"doi:10\.\d{4,9}/\S+")
+HEAD = {"title": str, "paper": str, "data": str, "claim": list}
+CLAIM: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "published": (int, float, str),
+    "source": str,
+    "mark": str,
+    "evidence": str,
+    "tolerance": (int, float),
+    "why": str,
+}
+MAY: dict[str, type | tuple[type, ...]] = {
+    "bar": (int, float),
+    "bar_of_longer_run": (int, float),
+    "floor": (int, float),
+    "lower_is_better": bool,
+    "figure": dict,
+}
+
+
+def recorded(name: str) -> dict[str, Any]:
+    path = FOLDER / name / "results" / "figures.json"
+    if not path.exists():
+        pytest.skip(f"{name} is not recorded yet")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_folder_is_a_result() -> None:
+    assert names() == NAMES
+    assert all(re.fullmatch(r"[a-z]+_\d{4}", name) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_claims_say_all_that_the_format_demands_and_nothing_else(name: str) -> None:
+    told = about(name)
+    simulated = told["data"].startswith("none")
+    assert set(told) == set(HEAD) | ({"files"} if not simulated else set())
+    assert all(isinstance(told[key], kind) and told[key] for key, kind in HEAD.items())
+    assert DOI.search(told["paper"])
+    assert re.search(r"\(\d{4}\)|, \d{4}|20\d\d", told["paper"])
+    for claim in told["claim"]:
+        assert CLAIM.keys() <= claim.keys() <= CLAIM.keys() | MAY.keys(), claim["name"]
+        for key, kind in (CLAIM | MAY).items():
+            assert key not in claim or (isinstance(claim[key], kind) and claim[key] != ""), (claim["name"], key)
+        assert claim["mark"] in ("checked", "recalled")
+        assert claim["evidence"] in EVIDENCE
+        assert (claim["evidence"] == "protocol, simulated") == simulated
+        assert claim["tolerance"] >= 0
+        if {"bar", "floor"} <= claim.keys():  # a bar that a trivial method passes is none
+            better = claim["floor"] > claim["bar"] if claim.get("lower_is_better") else claim["floor"] < claim["bar"]
+            assert better, claim["name"]
+    every = [claim["name"] for claim in told["claim"]]
+    assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded_results_hold_their_figures_and_say_how_they_were_made(name: str) -> None:
+    figures = recorded(name)
+    made = figures["provenance"]
+    assert re.match(r"\d+\.\d+", made["clinome"])
+    assert datetime.fromisoformat(made["written"]).year >= 2026
+    assert made["machine"]["processor"]
+    assert made["machine"]["cores"] >= 1
+    assert made["libraries"]["numpy"]
+    assert bool(made["inputs"]) or about(name)["data"].startswith("none") or "seed" in made
+    lacking = [claim.name for claim in claims(name) if claim.found is None]
+    said = "\n".join([*figures.get("notes", []), *(path.read_text() for path in (FOLDER / name / "results").glob("README.md"))])
+    assert [one for one in lacking if one not in said] == []  # what was not run is said where the results are
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_but_the_same_data_reproduces_a_number(name: str) -> None:
+    for claim in claims(name):
+        if claim.evidence != "same data" or isinstance(claim.published, str):
+            assert claim.reproduced is None
+            assert claim._replace(found=claim.bar).reproduced is None
+            continue
+        worse = 1 if claim.lower_is_better else -1
+        assert claim._replace(found=claim.published).reproduced is True
+        assert claim._replace(found=claim.published + worse * (claim.tolerance + 1e-6)).reproduced is False
+        assert claim._replace(found=claim.published - worse).reproduced is True  # better than published
+        assert claim._replace(found=None).reproduced is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_small_version_runs_and_has_a_figure_for_every_claim(
+    name: str, real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, figures, seconds = small(name, real_data, tmp_path_factory)
+    found = claims(name, folder / "figures.json")
+    assert [claim.name for claim in found if claim.found is None] == []
+    assert all(np.isfinite(claim.found) for claim in found)
+    assert figures["provenance"]["written"]
+    assert seconds < 30
