@@ -30,9 +30,10 @@ import polars as pl
 from clinome.core.files import write_json
 from clinome.core.provenance import provenance
 from clinome.imaging.extraction import extract
+from clinome.imaging.geometry import Spread, draw_geometry
 from clinome.imaging.intensity import Change, imagenet
 from clinome.imaging.loading import Augmentation, Read, Sample, decode_once, fetching, pictures
-from clinome.imaging.resample import Spread, draw_geometry, resample
+from clinome.imaging.resample import resample
 from clinome.train.batches import Drawn, ahead
 
 RESULTS = Path(__file__).parent / "results"

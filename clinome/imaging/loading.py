@@ -40,9 +40,10 @@ from clinome.core.files import usable_folder, write_json
 from clinome.core.machine import free_disk, free_memory
 from clinome.core.progress import track
 from clinome.formats.picture import read_square
+from clinome.imaging.geometry import Spread, draw_geometry
 from clinome.imaging.intensity import Change, vary
 from clinome.imaging.reading import fault_of
-from clinome.imaging.resample import Fill, Spread, draw_geometry, resample, resample_pair
+from clinome.imaging.resample import Fill, resample, resample_pair
 from clinome.train.batches import Drawn, Fetch, example_generator
 
 if TYPE_CHECKING:

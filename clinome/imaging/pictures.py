@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinome.core.errors import StudyError
+from clinome.imaging.geometry import Geometry, Spread, draw_geometry
 from clinome.imaging.intensity import Change, standardise, vary, z_score
-from clinome.imaging.resample import Geometry, Spread, draw_geometry, resample
+from clinome.imaging.resample import resample
 
 Images = Sequence[NDArray[Any]] | NDArray[Any]
 

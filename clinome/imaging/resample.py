@@ -17,8 +17,6 @@ References
 ----------
 Cardoso MJ, Modat M, Vercauteren T, Ourselin S. Scale factor point spread function matching: beyond aliasing in image resampling.
 MICCAI, LNCS 9350:675–683 (2015), doi:10.1007/978-3-319-24571-3_81: the blur before scaling down.
-Rueckert D et al. Nonrigid registration using free-form deformations. IEEE Transactions on Medical Imaging 18:712–721 (1999),
-doi:10.1109/42.796284: displacements as cubic B-splines on a coarse lattice.
 
 >>> picture = np.arange(12.0, dtype=np.float32).reshape(1, 3, 4)
 >>> turned = draw_geometry(np.random.default_rng(1), Spread(rotation_degrees=15, mirror=(1,)), 2)
@@ -31,163 +29,58 @@ doi:10.1109/42.796284: displacements as cubic B-splines on a coarse lattice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinome.core.errors import StudyError
+from clinome.imaging.geometry import Geometry as Geometry
+from clinome.imaging.geometry import Spread as Spread
+from clinome.imaging.geometry import b_spline
+from clinome.imaging.geometry import draw_geometry as draw_geometry
+from clinome.imaging.geometry import rotation as rotation
+from clinome.imaging.geometry import still as still
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Fill = float | Sequence[float] | Literal["edge", "reflect"]
-_NODES = 16  # a side of the lattice of displacements; beyond it the displacements repeat
-_B_SPLINE_SQUARE = 151 / 315  # ∫B² of the cubic B-spline: the variance of u, per axis, from coefficients of variance 1
 _TO_SIGMA = 1 / (8 * np.log(2))  # variance of a Gaussian from the square of its full width at half maximum
 _LEAST_SIGMA = 0.35  # voxels; a narrower blur moves less than 2 % of a voxel's weight to a neighbour and is left out
 _WHOLE = 1e-4  # of a voxel: as near as this to whole steps, values are copied, not interpolated
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How far augmentation may go; every default is "not at all".
+class Where(TypedDict, total=False):
+    """What of a picture is read, and how finely, by keyword.
 
     Attributes
     ----------
-    rotation_degrees
-        Largest angle either way. In 3-D one for all three axes, or one for each axis that is turned about (depth, height, width).
-    scale
-        Content is enlarged by a factor between 1 / (1 + scale) and 1 + scale, even on a log scale, the same on every axis.
-    shear
-        Largest shift per distance (tangent of the angle) between any two axes.
-    shift_mm, shift
-        Largest move along each axis, in mm and as a share of the output's side.
-    elastic_mm, elastic_grid_mm
-        Root mean square of the displacement along each axis, and the distance of the lattice points it is drawn at. At most a
-        quarter of the distance, beyond which the map would fold.
-    mirror
-        Spatial axes (0 is the first after channels) that are each flipped in half of the draws.
-    chance
-        The share of draws in which rotation, scale, shear, shift and bend, each by itself, is done at all.
-
-    Raises
-    ------
-    StudyError
-        For a setting out of range.
+    shape
+        Spatial shape of the output; by default what covers the input at ``out_spacing``.
+    spacing, out_spacing
+        Distance of voxels along each axis in mm, of the input (1 if not given) and of the output (the input's if not given).
+    centre
+        The place in the input, counted in its voxels from 0, that comes to the centre of the output; by default the input's own
+        centre (half a voxel aside where one side is even and the other odd).
+    flip_left
+        Mirror the last axis first: for left eyes or sides, so that anatomy agrees with the right ones.
     """
 
-    rotation_degrees: float | tuple[float, ...] = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
-    shift_mm: float = 0.0
-    shift: float = 0.0
-    elastic_mm: float = 0.0
-    elastic_grid_mm: float = 32.0
-    mirror: tuple[int, ...] = ()
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        numbers = (*np.atleast_1d(self.rotation_degrees), self.scale, self.shear, self.shift_mm, self.shift, self.elastic_mm)
-        if not all(np.isfinite(n) and n >= 0 for n in numbers) or not 0 <= self.chance <= 1:
-            raise StudyError("a spread of augmentation is out of range", got=self, expected="numbers of 0 or more; chance in 0–1")
-        if self.elastic_mm > self.elastic_grid_mm / 4:
-            raise StudyError(
-                "elastic displacements would fold the picture onto itself",
-                got=f"elastic_mm {self.elastic_mm:g} on a lattice of {self.elastic_grid_mm:g} mm",
-                expected=f"at most {self.elastic_grid_mm / 4:g} mm",
-                do="widen elastic_grid_mm or bend less",
-            )
-
-
-class Geometry(NamedTuple):
-    """What is done to the content of a picture, in mm about the output's centre.
-
-    Attributes
-    ----------
-    matrix
-        A: places of the content before to places after, shape (ndim, ndim), mirroring included.
-    shift_mm, shift
-        Then it moves by this: mm and shares of the output's side, shape (ndim,) each.
-    mirrored
-        For each spatial axis, whether ``matrix`` flips it.
-    lattice
-        B-spline coefficients of the displacement in mm, shape (ndim, 16, … 16); None where nothing bends.
-    lattice_mm
-        The distance of its points; its middle lies on the output's centre.
-    """
-
-    matrix: NDArray[np.float64]
-    shift_mm: NDArray[np.float64]
-    shift: NDArray[np.float64]
-    mirrored: tuple[bool, ...]
-    lattice: NDArray[np.float64] | None = None
-    lattice_mm: float = 1.0
-
-
-def still(ndim: int) -> Geometry:
-    """Return the geometry that leaves everything where it is."""
-    return Geometry(np.eye(ndim), np.zeros(ndim), np.zeros(ndim), (False,) * ndim)
-
-
-def draw_geometry(generator: np.random.Generator, spread: Spread, ndim: int) -> Geometry:
-    """Draw one geometry for pictures of ``ndim`` (2 or 3) spatial axes; the same state of ``generator`` gives the same one.
-
-    Raises
-    ------
-    StudyError
-        When ``spread`` names an axis that is not there.
-    """
-    if any(axis not in range(ndim) for axis in spread.mirror) or np.size(spread.rotation_degrees) not in (1, ndim):
-        raise StudyError("the spread of augmentation does not fit the picture", got=spread, expected=f"{ndim} spatial axes")
-    turns, bends, *does = generator.random(5) < spread.chance  # rotation, elastic; scale, shear, shift
-
-    def uniform(size: int, on: bool = True) -> NDArray[np.float64]:
-        return generator.uniform(-1, 1, size) * on
-
-    planes = list(combinations(range(ndim), 2))[::-1]  # of 3 axes: the one opposite to the axis turned about
-    angles = np.deg2rad(spread.rotation_degrees) * uniform(len(planes), bool(turns))
-    matrix = np.eye(ndim)
-    for (a, b), angle in zip(planes, angles, strict=True):
-        matrix = matrix @ rotation(angle, a, b, ndim)
-    sheared = np.eye(ndim)
-    sheared[tuple(np.transpose(planes))] = spread.shear * uniform(len(planes), bool(does[1]))
-    factor = np.exp(np.log1p(spread.scale) * uniform(1, bool(does[0])))
-    flips = generator.random(ndim) < 0.5
-    mirrored = tuple(bool(flips[axis]) and axis in spread.mirror for axis in range(ndim))
-    move = uniform(ndim, bool(does[2]))
-    lattice = None
-    if spread.elastic_mm > 0 and bends:
-        size = spread.elastic_mm / _B_SPLINE_SQUARE ** (ndim / 2)
-        lattice = size * generator.standard_normal((ndim, *(_NODES,) * ndim))
-    signs = np.where(mirrored, -1.0, 1.0)
-    return Geometry(
-        matrix @ sheared * factor * signs, spread.shift_mm * move, spread.shift * move, mirrored, lattice, spread.elastic_grid_mm
-    )
-
-
-def rotation(radians: float, a: int, b: int, ndim: int) -> NDArray[np.float64]:
-    """Return the matrix, (ndim, ndim), that turns axis ``a`` towards axis ``b``; by a quarter it does what ``np.rot90`` does
-    with ``axes=(a, b)``.
-    """
-    matrix = np.eye(ndim)
-    matrix[[a, b, a, b], [a, b, b, a]] = np.cos(radians), np.cos(radians), -np.sin(radians), np.sin(radians)
-    return matrix
+    shape: Sequence[int] | None
+    spacing: Sequence[float] | None
+    out_spacing: Sequence[float] | None
+    centre: Sequence[float] | None
+    flip_left: bool
 
 
 def resample(
     values: NDArray[Any],
     geometry: Geometry | None = None,
     *,
-    shape: Sequence[int] | None = None,
-    spacing: Sequence[float] | None = None,
-    out_spacing: Sequence[float] | None = None,
-    centre: Sequence[float] | None = None,
     order: Literal[0, 1, 3] = 1,
     fill: Fill = 0.0,
-    flip_left: bool = False,
+    **where: Unpack[Where],
 ) -> NDArray[Any]:
     """Read ``values`` once, where ``geometry``, the change of spacing, the crop and the flip together say.
 
@@ -199,19 +92,12 @@ def resample(
     ----------
     values
         Shape (channels, *spatial), 2 or 3 spatial axes, any type of number.
-    shape
-        Spatial shape of the output; by default what covers the input at ``out_spacing``.
-    spacing, out_spacing
-        Distance of voxels along each axis in mm, of the input (1 if not given) and of the output (the input's if not given).
-    centre
-        The place in the input, counted in its voxels from 0, that comes to the centre of the output; by default the input's own
-        centre (half a voxel aside where one side is even and the other odd).
     order
         1 linear; 0 the nearest voxel, without blur (labels); 3 a cubic spline, some forty times slower, for work that is done once.
     fill
         What lies outside: a number, one for each channel, 'edge' (the nearest voxel) or 'reflect'.
-    flip_left
-        Mirror the last axis first: for left eyes or sides, so that anatomy agrees with the right ones.
+    where
+        What of ``values`` is read, and how finely: see :class:`Where`.
 
     Returns
     -------
@@ -223,7 +109,7 @@ def resample(
     StudyError
         When the numbers of axes do not agree or a spacing is not positive.
     """
-    place = _placement(values, geometry or still(values.ndim - 1), shape, spacing, out_spacing, centre, flip_left)
+    place = _placement(values, geometry or still(values.ndim - 1), **where)
     if (copied := _copy(values, place, fill)) is not None:
         return copied if order == 0 or copied.dtype == np.float32 else copied.astype(np.float32)
     sigma = np.zeros(values.ndim - 1) if order == 0 else _blur(place)
@@ -243,13 +129,9 @@ def resample_labels(
     labels: NDArray[Any],
     geometry: Geometry | None = None,
     *,
-    shape: Sequence[int] | None = None,
-    spacing: Sequence[float] | None = None,
-    out_spacing: Sequence[float] | None = None,
-    centre: Sequence[float] | None = None,
     fill: int = 0,
-    flip_left: bool = False,
     swap: Sequence[tuple[int, int]] = (),
+    **where: Unpack[Where],
 ) -> NDArray[Any]:
     """Move a map of labels as :func:`resample` moves its picture, keeping smooth borders smooth: each label is interpolated by
     itself, linearly, and the one with the largest share wins (the lower of equals).
@@ -260,20 +142,22 @@ def resample_labels(
         Shape (channels, *spatial), integer or boolean.
     swap
         Pairs of labels (left, right) that trade places when the result is a mirror image from left to right.
-    shape, spacing, out_spacing, centre, fill, flip_left
-        As in :func:`resample`; ``fill`` is a label.
+    fill
+        The label of what lies outside.
+    where
+        See :class:`Where`.
 
     Returns
     -------
     Shape (channels, *shape), the type of ``labels``; no label that was not there before, but for ``fill``.
     """
-    place = _placement(labels, geometry or still(labels.ndim - 1), shape, spacing, out_spacing, centre, flip_left)
+    place = _placement(labels, geometry or still(labels.ndim - 1), **where)
     won = _copy(labels, place, fill)
     if won is None:
         sigma = _blur(place)
         part, place = _needed(labels, place, np.ceil(3 * sigma) + 1, fill)
         won = _largest_share(part, sigma, _grid(place, part.shape[1:]), fill)
-    return _swapped(won, place.geometry, flip_left, swap)
+    return _swapped(won, place, swap)
 
 
 def resample_pair(
@@ -281,14 +165,10 @@ def resample_pair(
     labels: NDArray[Any],
     geometry: Geometry | None = None,
     *,
-    shape: Sequence[int] | None = None,
-    spacing: Sequence[float] | None = None,
-    out_spacing: Sequence[float] | None = None,
-    centre: Sequence[float] | None = None,
     fill: Fill = 0.0,
     fill_label: int = 0,
-    flip_left: bool = False,
     swap: Sequence[tuple[int, int]] = (),
+    **where: Unpack[Where],
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Move a picture and its labels together: :func:`resample` (linear) and :func:`resample_labels`, the map worked out once.
 
@@ -299,7 +179,7 @@ def resample_pair(
     """
     if labels.shape[1:] != values.shape[1:]:
         raise StudyError("the labels are not of the picture's size", got=labels.shape[1:], expected=values.shape[1:])
-    place = _placement(values, geometry or still(values.ndim - 1), shape, spacing, out_spacing, centre, flip_left)
+    place = _placement(values, geometry or still(values.ndim - 1), **where)
     moved, won = _copy(values, place, fill), _copy(labels, place, fill_label)
     if moved is None or won is None:
         sigma = _blur(place)
@@ -310,7 +190,7 @@ def resample_pair(
         source = part.astype(np.float32, copy=False)
         moved = _sample(_blurred(source, sigma) if sigma.any() else source, grid, fill)
         won = _largest_share(of_labels, sigma, grid, fill_label)
-    return moved.astype(np.float32, copy=False), _swapped(won, place.geometry, flip_left, swap)
+    return moved.astype(np.float32, copy=False), _swapped(won, place, swap)
 
 
 def _largest_share(part: NDArray[Any], sigma: NDArray[np.float64], grid: Tensor, fill: int) -> NDArray[Any]:
@@ -330,9 +210,9 @@ def _largest_share(part: NDArray[Any], sigma: NDArray[np.float64], grid: Tensor,
     return won
 
 
-def _swapped(labels: NDArray[Any], geometry: Geometry, flip_left: bool, swap: Sequence[tuple[int, int]]) -> NDArray[Any]:
+def _swapped(labels: NDArray[Any], place: _Placement, swap: Sequence[tuple[int, int]]) -> NDArray[Any]:
     """Exchange labels of left and right structures in ``labels``, in place, where the result is a mirror image."""
-    if swap and geometry.mirrored[-1] != flip_left:
+    if swap and place.geometry.mirrored[-1] != place.flipped:
         before = labels.copy()
         for left, right in swap:
             labels[before == left], labels[before == right] = right, left
@@ -347,6 +227,7 @@ class _Placement(NamedTuple):
     shape: tuple[int, ...]
     out_spacing: NDArray[np.float64]
     geometry: Geometry
+    flipped: bool
 
     @property
     def middle(self) -> NDArray[np.float64]:
@@ -356,11 +237,12 @@ class _Placement(NamedTuple):
 def _placement(
     values: NDArray[Any],
     geometry: Geometry,
-    shape: Sequence[int] | None,
-    spacing: Sequence[float] | None,
-    out_spacing: Sequence[float] | None,
-    centre: Sequence[float] | None,
-    flip_left: bool,
+    *,
+    shape: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    out_spacing: Sequence[float] | None = None,
+    centre: Sequence[float] | None = None,
+    flip_left: bool = False,
 ) -> _Placement:
     ndim = values.ndim - 1
     sides = np.array(values.shape[1:])
@@ -381,7 +263,7 @@ def _placement(
     flip[-1] = -1.0 if flip_left else 1.0
     back = flip[:, None] * np.linalg.inv(geometry.matrix) / given[:, None]  # output mm to input voxels
     shift = geometry.shift_mm + geometry.shift * size * wanted
-    return _Placement(back * wanted, origin - back @ shift, tuple(int(n) for n in size), wanted, geometry)
+    return _Placement(back * wanted, origin - back @ shift, tuple(int(n) for n in size), wanted, geometry, flip_left)
 
 
 def _copy(values: NDArray[Any], place: _Placement, fill: Fill) -> NDArray[Any] | None:
@@ -526,17 +408,5 @@ def _bend(place: _Placement) -> Tensor | None:
     bend = torch.from_numpy(np.tensordot(place.step / place.out_spacing, lattice, 1).astype(np.float32))
     for along, n in enumerate(place.shape):  # the lattice axis in front is worked off and comes back last
         at = (np.arange(n) - place.middle[along]) * place.out_spacing[along] / place.geometry.lattice_mm
-        bend = torch.tensordot(bend, torch.from_numpy(_b_spline(at)), dims=([1], [1]))
+        bend = torch.tensordot(bend, torch.from_numpy(b_spline(at)), dims=([1], [1]))
     return bend
-
-
-def _b_spline(at: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the weight of each lattice point at places ``at``, counted in its distances from its middle: (len(at), 16)."""
-    at = at + _NODES / 2
-    cell = np.floor(at)
-    t = at - cell
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
-    matrix = np.zeros((len(at), _NODES), dtype=np.float32)
-    for k in range(4):
-        matrix[np.arange(len(at)), (cell.astype(int) + k - 1) % _NODES] = weights[:, k]
-    return matrix

@@ -14,9 +14,9 @@ from clinome.core.errors import FormatError, OutputError, StudyError
 from clinome.core.machine import used_memory
 from clinome.formats.picture import read_square, write_picture
 from clinome.imaging import loading
+from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change, z_score
 from clinome.imaging.loading import Augmentation, Sample, decode_once, fetching, pictures
-from clinome.imaging.resample import Spread
 from clinome.train.batches import Drawn, ahead, permutation
 
 BAD = 4

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from clinome.core.errors import StudyError
-from clinome.imaging.resample import Geometry, Spread, draw_geometry, resample, resample_labels, resample_pair, rotation, still
+from clinome.imaging.geometry import Geometry, Spread, draw_geometry, rotation, still
+from clinome.imaging.resample import resample, resample_labels, resample_pair
 
 EVERYTHING = Spread(
     rotation_degrees=20, scale=0.2, shear=0.1, shift_mm=3, shift=0.02, elastic_mm=2, elastic_grid_mm=16, mirror=(0, 1), chance=0.8

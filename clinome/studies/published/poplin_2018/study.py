@@ -33,12 +33,12 @@ from clinome.core.provenance import provenance
 from clinome.evaluate.compare import compare, delong
 from clinome.evaluate.floors import compare_with_floors, in_words
 from clinome.evaluate.regression import MAE
+from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change
 from clinome.imaging.models import multi_view
 from clinome.imaging.pictures import Preparation
 from clinome.imaging.pixel_floors import histograms, pixel_floors
 from clinome.imaging.prediction import Recipe, train_predictor
-from clinome.imaging.resample import Spread
 from clinome.imaging.targets import Target
 from clinome.imaging.tissues import edges, local_histograms, smoothed, tissue_maps, tissue_scale
 from clinome.stats.gaussian_process import linear_kernel, predict
