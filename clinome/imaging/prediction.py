@@ -11,9 +11,14 @@ The split decides what is done:
                                that saw them, and thresholds stay at 1/2, for nothing is left to choose them on
 
 A part may have several members, networks that differ in their seed; their predictions are averaged, as are those of several turned
-copies of a picture. The folder holds networks (safetensors), predictor.json (preparation, targets, thresholds, settings), the
-tables predictions, metrics, leakage and splits, and provenance. Killed and called again, training goes on where it was and ends
-with the same bytes.
+copies of a picture. The folder holds
+
+    predictor.json             preparation, targets, thresholds, settings, and the key of the training
+    networks/<key>/            its networks (safetensors), how each was trained, and whose split was which
+    predictions, metrics, reliability, subgroups, counts, leakage, splits (.parquet), history.json, provenance.json
+
+predictor.json is replaced last, and only then are the networks of a training before it removed: whenever it is killed, a folder is
+the old predictor or the new one. Killed and called again, training goes on where it was and ends with the same bytes.
 
 References
 ----------
@@ -26,6 +31,7 @@ the future. npj Digit Med 5, 48 (2022), doi:10.1038/s41746-022-00592-y.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,26 +41,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from clinome.cohort.leakage import leakage, refuse_leaking
-from clinome.core.errors import CohortError, FormatError, SchemaError
+from clinome.core.errors import FormatError, SchemaError
 from clinome.core.files import replacing, usable_folder, write_json
 from clinome.core.progress import say
-from clinome.core.provenance import fingerprint, write_provenance
+from clinome.core.provenance import checksum, fingerprint, write_provenance
 from clinome.core.schema import PREDICTIONS, check
-from clinome.evaluate.floors import compare_with_floors
-from clinome.evaluate.outcomes import outcome
-from clinome.evaluate.thresholds import threshold_of
-from clinome.imaging.fingerprint import content_of
 from clinome.imaging.intensity import Change
+from clinome.imaging.judging import by_group, counts, measured, reliability, see_validation, threshold
+from clinome.imaging.parts import Part, parts_of, print_of, see_leakage
 from clinome.imaging.pictures import Images, Preparation
-from clinome.imaging.pixel_floors import pixel_floors
 from clinome.imaging.resample import Spread
 from clinome.imaging.targets import Coded, Target, code, encode
 
 if TYPE_CHECKING:
     from torch import nn
-
-_FOLD = "fold_"
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,6 @@ class Trained(NamedTuple):
     leakage: pl.DataFrame
 
 
-class _Part(NamedTuple):
-    name: str
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    answer: NDArray[np.int64]
-
-
 def train_predictor(
     images: Images,
     examples: pl.DataFrame,
@@ -139,8 +132,8 @@ def train_predictor(
         ``views`` takes the views of a row together; any other sees one at a time, one of a row's an epoch in training, and its
         predictions of a row's views are averaged.
     examples
-        example_id, participant_id, split and the targets (null unknown); family_id, site, date, fingerprint are checked for leakage
-        where they are there. The pictures' content is compared in any case.
+        example_id, participant_id, split and the targets (null unknown); what is checked for leakage is said at
+        :func:`clinome.imaging.parts.see_leakage`, and columns that subgroups are made of at :data:`clinome.imaging.judging.GROUPS`.
     network
         The ``Config`` of a file in ``imaging/models``; its ``outputs`` and ``channels_in`` are set here.
     weights
@@ -159,86 +152,182 @@ def train_predictor(
     NotConverged
         When a loss stops being finite.
     """
-    from clinome.imaging.supervised import answers
-
     recipe, out = recipe or Recipe(), usable_folder(out)
     if len(images) != examples.height:
         raise SchemaError("every example has one image", got=f"{len(images)} images", expected=f"{examples.height} rows")
-    contents = [content_of(np.asarray(images[row])) for row in range(len(images))]
-    found = _see_leakage(contents, examples, targets, allow)
-    parts = _parts(examples)
+    prints = [print_of(np.asarray(images[row]), len(preparation.shape)) for row in range(len(images))]
+    found = see_leakage(prints, examples, targets, allow)
+    parts = parts_of(examples)
     settings = {"network": _named(network), "preparation": asdict(preparation), "recipe": asdict(recipe)}
+    contents = [one.content_sha256 for one in prints]
     key = fingerprint(contents, examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed)
     coded = {part.name: code(targets, examples, part.train) for part in parts}
+    see_validation(examples, targets)
+    training = _Training(images, network, preparation, recipe, weights, key, seed, out / "networks" / key)
     said: dict[str, NDArray[np.float64]] = {}
     for part in parts:
-        truth = encode(coded[part.name], examples)
-        for member in range(recipe.members):
-            _train(out, part, member, images, truth, coded[part.name], network, preparation, recipe, key, seed, weights)
-        models = _members(out, part.name, recipe)
-        for name, values in answers(models, images, part.answer, coded[part.name], preparation, recipe).items():
+        for name, values in training.answers(part, examples, coded[part.name]).items():
             said.setdefault(name, np.full((examples.height, values.shape[1]), np.nan))[part.answer] = values
-    of = coded[parts[0].name]
+    predictions = _predictions(examples, parts, coded[parts[0].name], said)
+    told = [one for one in coded[parts[0].name] if not one.helps]
+    cuts = {one.name: threshold(predictions, one.name) for one in told if len(one.classes) == 2}
+    tables = {
+        "predictions": predictions,
+        "metrics": measured(images, examples, predictions, coded, cuts, dims=len(preparation.shape), floors=floors, seed=seed),
+        "reliability": reliability(predictions, [one.name for one in told], seed=seed),
+        "subgroups": by_group(predictions, examples, [one.name for one in told], cuts, seed=seed),
+        "counts": counts(examples, targets),
+        "leakage": found,
+        "splits": examples.select("participant_id", "split").unique(maintain_order=True),
+    }
+    about = {
+        "targets": {part: [one._asdict() for one in of] for part, of in coded.items()},
+        "thresholds": {name: cut.value for name, cut in cuts.items()},
+        "thresholds_from": {name: cut.why for name, cut in cuts.items()},
+        "seed": seed,
+        **settings,
+    }
+    training.leave(out, tables, about, [part.name for part in parts])
+    return Trained(out, predictions, tables["metrics"], found)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the networks of all parts have in common; they are kept in ``folder``, which is named by the key."""
+
+    images: Images
+    network: Any
+    preparation: Preparation
+    recipe: Recipe
+    weights: Path | None
+    key: str
+    seed: int
+    folder: Path
+
+    def answers(self, part: Part, examples: pl.DataFrame, coded: tuple[Coded, ...]) -> dict[str, NDArray[np.float64]]:
+        """Train the members of a part that are not there yet, and return what they say of its rows."""
+        from clinome.imaging.supervised import answers
+        from clinome.nn.saving import load_model
+
+        truth = encode(coded, examples)
+        networks = [load_model(self._train(part, member, truth, coded)) for member in range(self.recipe.members)]
+        return answers(networks, self.images, part.answer, coded, self.preparation, self.recipe)
+
+    def _train(self, part: Part, member: int, truth: NDArray[np.float32], coded: tuple[Coded, ...]) -> Path:
+        """Train a member unless it is there; return its file."""
+        from clinome.imaging.supervised import fit_network
+        from clinome.nn.saving import save_model
+
+        path = self.folder / f"{part.name}_{member}.safetensors"
+        if path.exists():
+            return path
+        say(f"{part.name}, member {member + 1} of {self.recipe.members}")
+        fitted = fit_network(
+            self.images,
+            truth,
+            coded,
+            part.train,
+            part.validation,
+            network=self.network,
+            preparation=self.preparation,
+            recipe=self.recipe,
+            checkpoint=path.with_suffix(".state"),
+            key=self.key,
+            seed=self.seed + 1000 * member,
+            weights=self.weights,
+        )
+        write_json(path.with_suffix(".json"), fitted.about)
+        save_model(fitted.network, path, about={"key": self.key})
+        path.with_suffix(".state").unlink(missing_ok=True)
+        return path
+
+    def leave(self, out: Path, tables: dict[str, pl.DataFrame], about: dict[str, Any], parts: Sequence[str]) -> None:
+        """Write tables and what is known of the training into ``out``, the predictor itself last; remove the one before it."""
+        members = [(part, member) for part in parts for member in range(self.recipe.members)]
+        each = [json.loads((self.folder / f"{part}_{member}.json").read_text(encoding="utf-8")) for part, member in members]
+        for folder, name in ((self.folder, "splits"), *((out, name) for name in tables)):
+            with replacing(folder / f"{name}.parquet") as temporary:
+                tables[name].write_parquet(temporary)
+        curves = [
+            {"part": part, "member": member + 1, **{name: one[name] for name in ("records", "kept", "steps", "watched")}}
+            for (part, member), one in zip(members, each, strict=True)
+        ]
+        write_json(out / "history.json", {"curves": curves})
+        training = {name: each[0][name] for name in ("parameters", "precision", "device", "weights")}
+        training |= {"networks": len(each), "cpu_seconds": round(sum(one["cpu_seconds"] for one in each), 1)}
+        settings = {name: about[name] for name in ("network", "preparation", "recipe")}
+        write_provenance(out, settings={**settings, "training": training}, seed=self.seed)
+        sums = {name: checksum(out / f"{name}.parquet") for name in tables}
+        write_json(out / "predictor.json", {"key": self.key, "tables": sums, **about})
+        for other in self.folder.parent.iterdir():
+            if other.name != self.key and other.is_dir():
+                shutil.rmtree(other)
+
+
+def _predictions(
+    examples: pl.DataFrame, parts: Sequence[Part], coded: Sequence[Coded], said: dict[str, NDArray[np.float64]]
+) -> pl.DataFrame:
+    """Return ``core.schema.PREDICTIONS`` of everybody who was not trained on."""
     rows = np.sort(np.concatenate([part.answer for part in parts]))
-    columns = {column: said[one.name][rows, j] for one in of if not one.helps for j, column in enumerate(one.columns)}
-    names = ["example_id", "participant_id", "split", *(one.name for one in of if not one.helps)]
-    predictions = check(examples[rows].select(names).with_columns(pl.Series(n, v) for n, v in columns.items()), PREDICTIONS)
-    thresholds = _thresholds(predictions, of)
-    metrics = _measured(images, examples, predictions, of, thresholds, len(preparation.shape), floors, seed)
-    described = {part.name: [one._asdict() for one in coded[part.name]] for part in parts}
-    write_json(out / "predictor.json", {"key": key, "targets": described, "thresholds": thresholds, "seed": seed, **settings})
-    split = examples.select("participant_id", "split").unique(maintain_order=True)
-    for name, table in {"predictions": predictions, "metrics": metrics, "leakage": found, "splits": split}.items():
-        with replacing(out / f"{name}.parquet") as temporary:
-            table.write_parquet(temporary)
-    write_provenance(out, settings=settings, seed=seed)
-    return Trained(out, predictions, metrics, found)
+    columns = {column: said[one.name][rows, j] for one in coded if not one.helps for j, column in enumerate(one.columns)}
+    names = ["example_id", "participant_id", "split", *(one.name for one in coded if not one.helps)]
+    return check(examples[rows].select(names).with_columns(pl.Series(n, v) for n, v in columns.items()), PREDICTIONS)
 
 
-def _train(
-    out: Path,
-    part: _Part,
-    member: int,
-    images: Images,
-    truth: NDArray[np.float32],
-    coded: tuple[Coded, ...],
-    network: Any,
-    preparation: Preparation,
-    recipe: Recipe,
-    key: str,
-    seed: int,
-    weights: Path | None,
-) -> None:
-    """Train a member of a part and save it, unless it is there."""
-    from clinome.imaging.supervised import fit_network
-    from clinome.nn.saving import about_model, save_model
+class Predictor(NamedTuple):
+    """A trained predictor as its folder holds it.
 
-    path = out / f"{part.name}_{member}.safetensors"
-    if path.exists() and about_model(path).get("key") == key:
-        return
-    say(f"{part.name}, member {member + 1} of {recipe.members}")
-    model = fit_network(
-        images,
-        truth,
-        coded,
-        part.train,
-        part.validation,
-        network=network,
-        preparation=preparation,
-        recipe=recipe,
-        checkpoint=path.with_suffix(".state"),
-        key=key,
-        seed=seed + 1000 * member,
-        weights=weights,
-    )
-    save_model(model, path, about={"key": key})
-    path.with_suffix(".state").unlink(missing_ok=True)
+    Attributes
+    ----------
+    coded
+        The targets as the networks of each part know them, by the part's name: 'all', or a fold each.
+    splits
+        The split of every person of the training.
+    thresholds
+        Of the targets of two classes: from which probability of the class that sorts last on a row is of it.
+    folder
+        Where its networks are.
+    """
+
+    coded: dict[str, tuple[Coded, ...]]
+    preparation: Preparation
+    recipe: Recipe
+    splits: dict[str, str]
+    thresholds: dict[str, float]
+    folder: Path
+
+    def files(self, part: str) -> list[Path]:
+        """Return the files of a part's networks."""
+        return [self.folder / f"{part}_{member}.safetensors" for member in range(self.recipe.members)]
+
+    def networks(self, part: str) -> list[nn.Module]:
+        """Return the networks of a part, in evaluation mode; their answers are averaged."""
+        from clinome.nn.saving import load_model
+
+        return [load_model(path) for path in self.files(part)]
 
 
-def _members(folder: Path, part: str, recipe: Recipe) -> list[nn.Module]:
-    from clinome.nn.saving import load_model
+def read_predictor(folder: str | Path) -> Predictor:
+    """Read what :func:`train_predictor` left in ``folder``.
 
-    return [load_model(folder / f"{part}_{member}.safetensors") for member in range(recipe.members)]
+    Raises
+    ------
+    FormatError
+        When it holds no predictor.
+    """
+    path = Path(folder) / "predictor.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        networks = Path(folder) / "networks" / about["key"]
+        splits = dict(pl.read_parquet(networks / "splits.parquet").rows())
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise FormatError("this folder holds no predictor", where=path, got=error, do="name the folder of a training") from error
+    coded = {
+        part: tuple(Coded(**{**one, "classes": tuple(one["classes"]), "shares": tuple(one["shares"])}) for one in described)
+        for part, described in about["targets"].items()
+    }
+    preparation, recipe = _preparation(about["preparation"]), _recipe(about["recipe"])
+    return Predictor(coded, preparation, recipe, splits, about["thresholds"], networks)
 
 
 def predict(
@@ -260,43 +349,33 @@ def predict(
     """
     from clinome.imaging.supervised import answers
 
-    path = Path(folder) / "predictor.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        splits = dict(pl.read_parquet(Path(folder) / "splits.parquet").rows())
-    except (OSError, json.JSONDecodeError) as error:
-        raise FormatError("this folder holds no predictor", where=path, got=error, do="name the folder of a training") from error
+    known = read_predictor(folder)
     examples = [str(one) for one in (example_ids if example_ids is not None else range(len(images)))]
     people = [str(one) for one in (participant_ids if participant_ids is not None else examples)]
     if not len(examples) == len(people) == len(images):
         raise SchemaError("every image has one name", got=f"{len(images)} images, {len(examples)} and {len(people)} names")
-    preparation, recipe = preparation_from(about["preparation"]), recipe_from(about["recipe"])
-    split = np.array([splits.get(person, "new") for person in people])
+    split = np.array([known.splits.get(person, "new") for person in people])
     total: dict[str, NDArray[np.float64]] = {}
     count = np.zeros(len(images))
-    coded: tuple[Coded, ...] = ()
-    for part, described in about["targets"].items():
-        coded = tuple(Coded(**{**one, "classes": tuple(one["classes"]), "shares": tuple(one["shares"])}) for one in described)
-        rows = np.flatnonzero(~np.isin(split, [name for name in about["targets"] if name != part]))
+    for part, coded in known.coded.items():
+        rows = np.flatnonzero(~np.isin(split, [name for name in known.coded if name != part]))
         if not len(rows):
             continue
         count[rows] += 1
-        for name, values in answers(_members(Path(folder), part, recipe), images, rows, coded, preparation, recipe).items():
+        for name, values in answers(known.networks(part), images, rows, coded, known.preparation, known.recipe).items():
             total.setdefault(name, np.zeros((len(images), values.shape[1])))[rows] += values
     frame = pl.DataFrame({"example_id": examples, "participant_id": people, "split": split})
-    columns = {column: total[one.name][:, j] / count for one in coded if not one.helps for j, column in enumerate(one.columns)}
+    told = [one for one in next(iter(known.coded.values())) if not one.helps]
+    columns = {column: total[one.name][:, j] / count for one in told for j, column in enumerate(one.columns)}
     return check(frame.with_columns(pl.Series(name, values) for name, values in columns.items()), PREDICTIONS)
 
 
-def preparation_from(saved: dict[str, Any]) -> Preparation:
-    """Return the preparation that predictor.json holds."""
+def _preparation(saved: dict[str, Any]) -> Preparation:
     fixed = saved["normalise"]
     return Preparation(tuple(saved["shape"]), "picture" if isinstance(fixed, str) else (fixed[0], fixed[1]), saved["outside"])
 
 
-def recipe_from(saved: dict[str, Any]) -> Recipe:
-    """Return the recipe that predictor.json holds."""
-
+def _recipe(saved: dict[str, Any]) -> Recipe:
     def plain(values: dict[str, Any]) -> dict[str, Any]:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
@@ -304,99 +383,5 @@ def recipe_from(saved: dict[str, Any]) -> Recipe:
     return Recipe(**rest, spread=Spread(**plain(saved["spread"])), change=Change(**plain(saved["change"])))
 
 
-def _see_leakage(contents: list[str], examples: pl.DataFrame, targets: Sequence[Target], allow: Collection[str]) -> pl.DataFrame:
-    """Return the report on the split; raise when it leaks in a way that was not allowed."""
-    table = examples
-    if "content_sha256" not in table.columns:
-        table = table.with_columns(pl.Series("content_sha256", contents, pl.String))
-    names = [target.name for target in targets if target.name in table.columns]
-    return refuse_leaking(leakage(table, targets=names), allow=allow)
-
-
-def _parts(examples: pl.DataFrame) -> list[_Part]:
-    """Return who is learnt from and who is predicted: one part, or one a fold."""
-    split = examples["split"].to_numpy().astype(str)
-    names = np.unique(split).tolist()
-    if all(name.startswith(_FOLD) for name in names) and len(names) > 1:
-        none = np.empty(0, np.int64)
-        return [_Part(name, np.flatnonzero(split != name), none, np.flatnonzero(split == name)) for name in names]
-    train, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
-    if not len(train) or not {"validation", "test"} & set(names):
-        raise CohortError(
-            "the split does not say who is learnt from and who is predicted",
-            got=", ".join(names),
-            expected="'train' with 'validation' or 'test', or two folds or more: 'fold_1', 'fold_2' …",
-        )
-    return [_Part("all", train, validation, np.flatnonzero(split != "train"))]
-
-
 def _named(network: Any) -> dict[str, Any]:
     return {"module": type(network).__module__, **asdict(network)}
-
-
-def _thresholds(predictions: pl.DataFrame, coded: Sequence[Coded]) -> dict[str, float]:
-    """Return a threshold for each target of two classes."""
-    return {one.name: _threshold(predictions, one.name) for one in coded if len(one.classes) == 2 and not one.helps}
-
-
-def _threshold(predictions: pl.DataFrame, target: str) -> float:
-    """Return the best threshold (Youden) on validation predictions.
-
-    It is 1/2 where validation is what is judged, has not both classes, or is told the same of everybody (classes' shares).
-    """
-    if not {"validation", "test"} <= set(predictions["split"]):
-        return 0.5
-    found = outcome(predictions, target, split="validation")
-    known = np.isfinite(found.truth)
-    if len(np.unique(found.truth[known])) < 2:
-        say(f"the threshold of {target!r} is 1/2: the validation examples are not of both classes")
-        return 0.5
-    return threshold_of(predictions, target, split="validation").value if np.ptp(found.predicted[known]) else 0.5
-
-
-def _measured(
-    images: Images,
-    examples: pl.DataFrame,
-    predictions: pl.DataFrame,
-    coded: Sequence[Coded],
-    thresholds: dict[str, float],
-    dims: int,
-    floors: bool,
-    seed: int,
-) -> pl.DataFrame:
-    """Measure every target on the test split (else on validation; folds: on all), beside floors on the same people."""
-    split = predictions["split"].to_list()
-    folded = split[0].startswith(_FOLD)
-    judged = None if folded else "test" if "test" in split else "validation"
-    tables = []
-    for one in coded:
-        if one.helps:
-            continue
-        beside = (
-            pixel_floors(
-                images,
-                examples,
-                one.name,
-                classes=bool(one.classes),
-                dims=3 if dims == 3 else 2,
-                fit_on=None if folded else ("train",),
-                seed=seed,
-            )
-            if floors
-            else {}
-        )
-        cuts = {"model": thresholds[one.name]} if one.name in thresholds else {}
-        if cuts:
-            cuts |= {name: _threshold(floor, one.name) for name, floor in beside.items()}
-        tables.append(
-            compare_with_floors(
-                predictions,
-                beside,
-                one.name,
-                split=judged,
-                threshold=cuts,
-                training_mean=None if one.classes else one.mean,
-                seed=seed,
-            )
-        )
-    return pl.concat(tables)

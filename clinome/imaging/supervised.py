@@ -16,7 +16,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,14 +28,30 @@ from clinome.imaging.pictures import Images, Preparation, augmented, prepared
 from clinome.imaging.prediction import Recipe
 from clinome.imaging.resample import draw_geometry
 from clinome.imaging.targets import Coded, decode, loss
-from clinome.nn.weights import load_weights
+from clinome.nn.weights import Report, load_weights
 from clinome.train.batches import Drawn, example_generator, permutation
 from clinome.train.devices import reproducible
+from clinome.train.hooks import Clock
 from clinome.train.loop import Settings, Validate, fit
 from clinome.train.schedules import steps_down, warm_cosine
-from clinome.train.state import new_state
+from clinome.train.state import State, new_state
 
 _AT_ONCE = 128  # pictures asked about at a time
+
+
+class Fitted(NamedTuple):
+    """A trained network, and in JSON values how it was trained.
+
+    Attributes
+    ----------
+    about
+        ``records`` of the history (one an epoch), the step ``kept`` of ``steps``, the metric ``watched`` (None: the last step is
+        kept), ``precision``, ``device``, ``parameters``, ``cpu_seconds``, and of the ``weights`` it began with (None: random ones)
+        name, sha256, layout, source, and how many of the network's were ``matched``.
+    """
+
+    network: nn.Module
+    about: dict[str, Any]
 
 
 def fit_network(
@@ -52,8 +68,8 @@ def fit_network(
     key: str,
     seed: int,
     weights: Path | None = None,
-) -> nn.Module:
-    """Train one network on the rows ``train`` and return it; validate after each epoch on the rows ``validation``, if any.
+) -> Fitted:
+    """Train one network on the rows ``train``; validate after each epoch on the rows ``validation``, if any.
 
     Parameters
     ----------
@@ -71,8 +87,7 @@ def fit_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = built(network, coded, np.asarray(images[int(train[0])]), preparation)
-        if weights is not None:
-            load_weights(model, weights)
+        loaded = None if weights is None else load_weights(model, weights)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     optimiser = kinds[recipe.optimiser](model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     total = each * recipe.epochs
@@ -109,10 +124,35 @@ def fit_network(
         precision=recipe.precision,
         clip=5.0,
     )
-    state = new_state(model, optimiser, schedule, average=recipe.average)
-    validate = _validation(images, truth, coded, validation, preparation) if watched else None
+    state = new_state(model, optimiser, schedule, average=recipe.average, hooks=(Clock(),))
+    validate = _validation(images, truth, coded, validation, preparation, recipe) if len(validation) else None
     fit(state, until=total, draw=draw, fetch=fetch, objective=objective, validate=validate, settings=settings)
-    return state.take_best()
+    return Fitted(state.take_best(), _told(state, settings.watch, loaded))
+
+
+def _told(state: State, watched: str | None, loaded: Report | None) -> dict[str, Any]:
+    """Return what :class:`Fitted` holds of a training."""
+    low, last = state.mode or (False, False)
+    return {
+        "records": state.history,
+        "kept": state.best.step if state.best is not None else state.step,
+        "steps": state.step,
+        "watched": watched,
+        "precision": ("bfloat16" if low else "float32") + (", channels last" if last else ""),
+        "device": next(state.model.parameters()).device.type,
+        "parameters": sum(one.numel() for one in state.model.parameters()),
+        "weights": None
+        if loaded is None
+        else {
+            "name": loaded.path.name,
+            "sha256": loaded.sha256,
+            "layout": loaded.layout,
+            "source": loaded.source,
+            "matched": len(loaded.matched),
+            "missing": len(loaded.missing),
+        },
+        **state.hooks[0].saved(),
+    }
 
 
 def built(network: Any, coded: Sequence[Coded], image: NDArray[Any], preparation: Preparation) -> nn.Module:
@@ -140,12 +180,19 @@ def _shown(
 
 
 def _validation(
-    images: Images, truth: NDArray[np.float32], coded: Sequence[Coded], rows: NDArray[np.int64], preparation: Preparation
+    images: Images,
+    truth: NDArray[np.float32],
+    coded: Sequence[Coded],
+    rows: NDArray[np.int64],
+    preparation: Preparation,
+    recipe: Recipe,
 ) -> Validate:
-    """Return the validation: mean AUROC over classes that occur, and mean absolute error in deviations."""
+    """Return the validation: the loss, the mean AUROC over classes that occur, and the mean absolute error in deviations."""
 
     def validate(model: nn.Module) -> dict[str, float]:
         outputs = outputs_of(model, images, rows, preparation, Recipe())
+        wanted = torch.from_numpy(truth[rows])
+        missed = loss(torch.from_numpy(outputs).float(), wanted, coded, smoothing=recipe.smoothing, balance=recipe.balance)
         said = decode(outputs, coded)
         areas, errors = [], []
         for k, one in enumerate(coded):
@@ -159,7 +206,7 @@ def _validation(
                 ]
             else:
                 errors.append(float(np.abs((said[one.name][known, 0] - one.mean) / one.deviation - wanted).mean()))
-        found = {"auroc": float(np.mean(areas))} if areas else {}
+        found = {"loss": float(missed)} | ({"auroc": float(np.mean(areas))} if areas else {})
         return found | ({"error": float(np.mean(errors))} if errors else {})
 
     return validate

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from clinome.train.state import State
@@ -42,3 +43,24 @@ class EarlyStop:
     def restore(self, saved: dict[str, Any]) -> None:
         """Take up :meth:`saved` again."""
         self.best, self.waited = saved["best"], saved["waited"]
+
+
+class Clock:
+    """Add up the processor time of all pieces of a training."""
+
+    name = "clock"
+
+    def __init__(self) -> None:
+        self.before, self.start = 0.0, time.process_time()
+
+    def after_step(self, state: State, logs: dict[str, float]) -> str | None:
+        """Never stop."""
+        return None
+
+    def saved(self) -> dict[str, Any]:
+        """Return the seconds so far."""
+        return {"cpu_seconds": self.before + time.process_time() - self.start}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from :meth:`saved`."""
+        self.before, self.start = saved["cpu_seconds"], time.process_time()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,11 @@ import torch
 from numpy.testing import assert_allclose
 
 from clinome.core.errors import CohortError, FormatError, TraitError
-from clinome.imaging import prediction
+from clinome.imaging import supervised
+from clinome.imaging.judging import Cut, measured, threshold
 from clinome.imaging.models import multi_view, resnet
 from clinome.imaging.pictures import Preparation, prepared
-from clinome.imaging.prediction import Recipe, _measured, _threshold, predict, train_predictor
+from clinome.imaging.prediction import Recipe, predict, read_predictor, train_predictor
 from clinome.imaging.resample import Spread, still
 from clinome.imaging.targets import Target, code, decode, loss
 
@@ -87,7 +91,7 @@ class Breaking:
         self.left -= 1
         if self.left < 0:
             raise Killed
-        return self.pictures[row]
+        return np.asarray(self.pictures[row])
 
 
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
@@ -98,21 +102,74 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
     for after in (155, 240):  # in the third epoch of the first network, then in the second network
         with pytest.raises(Killed):
             train_predictor(Breaking(pictures, after), people, targets, out=tmp_path / "killed", **given)  # type: ignore[arg-type]
-        assert list((tmp_path / "killed").glob("*.state"))
+        assert list((tmp_path / "killed").rglob("*.state"))
     again = train_predictor(pictures, people, targets, out=tmp_path / "killed", **given)  # type: ignore[arg-type]
     assert again.predictions.equals(whole.predictions)
-    for name in ("fold_1_0.safetensors", "fold_3_0.safetensors", "predictor.json", "predictions.parquet", "metrics.parquet"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+    made = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    assert made == {path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed").rglob("*") if path.is_file()}
+    assert {path.name for path in made} > {"fold_1_0.safetensors", "fold_3_0.safetensors", "predictor.json", "history.json"}
+    for name in made - {Path("provenance.json")}:
+        one, other = (tmp_path / folder / name for folder in ("whole", "killed"))
+        if name.name.startswith("fold_") and name.suffix == ".json":  # all but the seconds
+            assert json.loads(one.read_text()) | {"cpu_seconds": 0} == json.loads(other.read_text()) | {"cpu_seconds": 0}
+        else:
+            assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_a_folder_is_the_old_predictor_or_the_new_one_whenever_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train, train again with another seed and folds, killed before each of the files that are written at the end."""
+    pictures, people = cohort(40, folds=2)
+    again = people.with_columns(split=pl.Series([f"fold_{i % 4 // 2 + 1}" for i in range(40)]))
+    given = {"network": SMALL, "preparation": Preparation((12, 12)), "recipe": Recipe(epochs=1, batch=16), "floors": False}
+    names = people["participant_id"].to_list()
+
+    def says(folder: Path) -> np.ndarray:
+        return predict(folder, pictures, participant_ids=names)["predicted:tone:light"].to_numpy()
+
+    def train(people: pl.DataFrame, folder: Path) -> None:
+        train_predictor(pictures, people, [Target("tone", "classes")], out=folder, **given)  # type: ignore[arg-type]
+
+    train(people, tmp_path / "a")
+    train(again, tmp_path / "b")
+    old, new = says(tmp_path / "a"), says(tmp_path / "b")
+    assert np.abs(old - new).max() > 1e-3
+    written = Path.replace
+    for dies_before in range(15):
+        folder, left = shutil.copytree(tmp_path / "a", tmp_path / f"killed_{dies_before}"), [dies_before]
+        shutil.copytree(tmp_path / "b" / "networks", folder / "networks", dirs_exist_ok=True)  # trained, nothing written yet
+
+        def replace(path: Path, target: Path, *, left: list[int] = left) -> Path:
+            if ".partial." in path.name and "writable" not in path.name:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+            return written(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            try:
+                train(again, folder)
+            except Killed:
+                assert_allclose(says(folder), old, atol=1e-9)
+            else:
+                assert_allclose(says(folder), new, atol=1e-9)
+                assert [one.name for one in (folder / "networks").iterdir()] == [read_predictor(folder).folder.name]
+                break
+    else:
+        pytest.fail("the training never came to its end")
+    assert dies_before > 8  # every table, history, provenance and the predictor itself
 
 
 def test_a_change_in_any_one_of_many_pictures_makes_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
 
-    def stop(*given: object) -> None:
-        keys.extend(one for one in given if isinstance(one, str))
+    def stop(*_: object, key: str, **__: object) -> None:
+        keys.append(key)
         raise Killed
 
-    monkeypatch.setattr(prediction, "_train", stop)
+    monkeypatch.setattr(supervised, "fit_network", stop)
     pictures, people = cohort(5000, side=4)
     for row in (None, None, 1, 2499):
         if row is not None:
@@ -184,6 +241,67 @@ def test_volumes(tmp_path: Path) -> None:
     assert value(fitted.metrics, "auroc", "lesion") > 0.9
 
 
+def test_how_each_network_was_trained_is_kept(tmp_path: Path) -> None:
+    """A curve a member, validated after each epoch; the loss kept is that of the step kept; what weights it began with."""
+    pictures, people = cohort(80)
+    given = {"network": SMALL, "preparation": Preparation((12, 12)), "floors": False}
+    recipe = Recipe(epochs=4, batch=20, members=2, keep="best", average=None)
+    train_predictor(pictures, people, [Target("tone", "classes")], out=tmp_path / "a", recipe=recipe, **given)  # type: ignore[arg-type]
+    curves = json.loads((tmp_path / "a" / "history.json").read_text())["curves"]
+    assert [(one["part"], one["member"], one["steps"], one["watched"]) for one in curves] == [
+        ("all", k, 8, "auroc") for k in (1, 2)
+    ]
+    for one in curves:
+        assert [record["step"] for record in one["records"]] == [2, 4, 6, 8]
+        best = [record["validation.auroc"] for record in one["records"]]
+        assert one["kept"] == one["records"][int(np.argmax(best))]["step"]
+        assert all(record["loss"] > 0 and record["validation.loss"] > 0 for record in one["records"])
+    begun = next((tmp_path / "a" / "networks").rglob("all_0.safetensors"))
+    recipe = Recipe(epochs=1, batch=20, precision="bfloat16")
+    train_predictor(
+        pictures,
+        people,
+        [Target("tone", "classes")],
+        out=tmp_path / "b",
+        recipe=recipe,
+        weights=begun,
+        **given,  # type: ignore[arg-type]
+    )
+    told = json.loads((tmp_path / "b" / "provenance.json").read_text())["settings"]["training"]
+    network = read_predictor(tmp_path / "b").networks("all")[0]
+    assert told["parameters"] == sum(one.numel() for one in network.parameters())
+    assert (told["networks"], told["precision"], told["device"]) == (1, "bfloat16, channels last", "cpu")
+    assert told["weights"]["name"] == "all_0.safetensors"
+    assert told["weights"]["sha256"] == hashlib.sha256(begun.read_bytes()).hexdigest()
+    assert told["weights"]["matched"] == sum(not key.startswith(resnet.HEADS) for key in network.state_dict())
+    assert told["cpu_seconds"] > 0
+
+
+def test_r2_in_folds_compares_with_what_each_fold_knew(tmp_path: Path) -> None:
+    """Two folds whose means differ: each person is set against the mean of the other fold."""
+    people = cohort(40, folds=2)[1].with_columns(size=pl.Series([float(i % 2 * 10 + i / 40) for i in range(40)]))
+    one, two = (people.filter(split=f"fold_{k}")["size"].to_numpy() for k in (1, 2))
+    told = people.drop("tone").with_columns(pl.lit(5.0).alias("predicted:size"))
+    coded = {
+        fold: code([Target("size", "number")], people, np.flatnonzero((people["split"] != fold).to_numpy()))
+        for fold in ("fold_1", "fold_2")
+    }
+    metrics = measured(np.zeros((40, 1, 8, 8)), people, told, coded, {}, dims=2, floors=False, seed=0)
+    centre = (len(one) * two.mean() + len(two) * one.mean()) / 40
+    every = people["size"].to_numpy()
+    assert value(metrics, "r2", "size") == pytest.approx(1 - ((every - 5) ** 2).sum() / ((every - centre) ** 2).sum())
+
+
+def test_copies_are_told_by_their_looks(tmp_path: Path) -> None:
+    """A picture of 80 pixels a side, a little brighter, in two splits: another content, the same looks."""
+    pictures = np.random.default_rng(3).normal(100, 20, (40, 1, 80, 80)).astype(np.float32)
+    people = cohort(40)[1]
+    pictures[35] = 1.03 * pictures[2] + 1
+    given = {"network": SMALL, "preparation": Preparation((12, 12)), "recipe": Recipe(epochs=1), "floors": False, "out": tmp_path}
+    with pytest.raises(CohortError, match=r"near_duplicates: 1 in test, train \(e.g. e35\)"):
+        train_predictor(pictures, people, [Target("tone", "classes")], **given)  # type: ignore[arg-type]
+
+
 def test_a_leaking_split_needs_the_explicit_word(tmp_path: Path) -> None:
     pictures, people = cohort(40)
     pictures[30] = pictures[0]  # a copy of a training picture among the test pictures
@@ -202,7 +320,7 @@ def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
     nowhere = people.with_columns(split=pl.when(split="train").then("split").otherwise(pl.lit("elsewhere")))
     with pytest.raises(CohortError, match="who is learnt from"):
         train_predictor(pictures, nowhere, [Target("tone", "classes")], **given)  # type: ignore[arg-type]
-    assert not list(tmp_path.glob("all_0*"))  # nothing was trained
+    assert not list(tmp_path.rglob("all_0*"))  # nothing was trained
     only = people.with_columns(tone=pl.when(pl.col("split") == "train").then(pl.lit("dark")).otherwise("tone"))
     with pytest.raises(TraitError, match="cannot be learnt"):
         train_predictor(pictures, only, [Target("tone", "classes")], **given)  # type: ignore[arg-type]
@@ -249,10 +367,14 @@ def test_thresholds_are_chosen_on_validation_or_stay_at_a_half() -> None:
     people = cohort(120)[1]
     truth = (people["tone"] == "light").to_numpy()
     ranked = told(people, np.where(truth, 0.3, 0.1))
-    assert _threshold(ranked, "tone") == 0.3
-    assert _threshold(ranked.filter(pl.col("split") != "test"), "tone") == 0.5  # validation is judged
-    assert _threshold(ranked.filter((pl.col("split") == "test") | (pl.col("tone") == "dark")), "tone") == 0.5
-    assert _threshold(told(people, np.full(120, 0.4)), "tone") == 0.5
+    ranked = ranked.filter(pl.col("split") != "train")
+    assert threshold(ranked, "tone") == (0.3, "largest sensitivity + specificity (Youden) on 30 rows of the split 'validation'")
+    assert threshold(ranked.filter(pl.col("split") != "test"), "tone").value == 0.5  # validation is judged
+    one_class = threshold(ranked.filter((pl.col("split") == "test") | (pl.col("tone") == "dark")), "tone")
+    assert one_class == (0.5, "one half: the validation rows are not of both classes")
+    assert threshold(told(people, np.full(120, 0.4)), "tone").value == 0.5
+    folds = threshold(told(cohort(120, folds=3)[1], np.where(truth, 0.3, 0.1)), "tone")
+    assert folds == (0.5, "one half: in folds nothing is left to choose it on")
 
 
 def test_every_floor_has_a_threshold_of_its_own() -> None:
@@ -260,7 +382,7 @@ def test_every_floor_has_a_threshold_of_its_own() -> None:
     pictures, people = cohort(120)
     coded = code([Target("tone", "classes")], people, np.arange(60))
     model = told(people, np.where(people["tone"] == "light", 0.02, 0.01)).filter(pl.col("split") != "train")
-    metrics = _measured(pictures, people, model, coded, {"tone": 0.02}, 2, True, 0)
+    metrics = measured(pictures, people, model, {"all": coded}, {"tone": Cut(0.02, "")}, dims=2, floors=True, seed=0)
     assert value(metrics, "accuracy", "tone") == 1.0
     assert value(metrics, "accuracy", "tone", "pixels, logistic") > 0.7  # everybody called: the share of one class, a half
 
