@@ -186,7 +186,7 @@ def counts(examples: pl.DataFrame, targets: Sequence[Target]) -> pl.DataFrame:
     rows: list[dict[str, object]] = []
 
     def count(split: str, some: pl.DataFrame, target: str | None, of_class: str | None, **more: float | None) -> None:
-        number = {"examples": some.height, "people": some["participant_id"].n_unique()}
+        number = {"n": some.height, "people": some["participant_id"].n_unique()}
         rows.append({"split": split, "target": target, "class": of_class, **number, **more})
 
     order = {"train": 0, "validation": 1, "test": 2}

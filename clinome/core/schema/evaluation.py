@@ -97,7 +97,7 @@ COUNTS = Table(
         Column("split", pl.String, "as in splits", nullable=False),
         Column("target", pl.String, "what is known; null in the row of all examples"),
         Column("class", pl.String, "of the target; null of a number, and of all examples"),
-        Column("examples", pl.Int64, "pictures, scans or cases", nullable=False),
+        Column("n", pl.Int64, "examples: pictures, scans or cases", nullable=False),
         Column("people", pl.Int64, "whose they are", nullable=False),
         Column("mean", pl.Float64, "of a number"),
         Column("deviation", pl.Float64, "standard deviation of a number"),
