@@ -30,7 +30,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from clinome.cohort.leakage import near_pairs
+from clinome.cohort.copies import near_pairs
 from clinome.core.errors import need
 from clinome.core.schema import DUPLICATES, check
 

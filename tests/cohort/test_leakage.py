@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinome.cohort import leakage as module
-from clinome.cohort.leakage import CHECKS, in_words, leakage, near_pairs, refuse_leaking
+from clinome.cohort import copies
+from clinome.cohort.copies import near_pairs
+from clinome.cohort.leakage import CHECKS, in_words, leakage, refuse_leaking
 from clinome.core.errors import CohortError, SchemaError
 from clinome.core.schema import LEAKAGE, check
 
@@ -227,7 +228,7 @@ def test_a_hundred_thousand_examples_take_seconds_and_alike_ones_end_in_words(mo
     started = time.process_time()
     assert found(leakage(table), "near_duplicates")[0][:2] == ("test, train", 50)
     assert time.process_time() - started < 15
-    monkeypatch.setattr(module, "_MOST_PAIRS", 100_000)
+    monkeypatch.setattr(copies, "_MOST_PAIRS", 100_000)
     alike = table.head(5000).with_columns(fingerprint=pl.Series([f"{code:016x}" for code in range(5000)]))
     report = leakage(alike.with_columns(split=pl.Series(["train", "test"] * 2500)))
     row = report.filter(check="near_duplicates").row(0, named=True)
