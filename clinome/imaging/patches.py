@@ -8,7 +8,7 @@ anywhere that is labelled at all.
 >>> import tempfile
 >>> labels = np.zeros((40, 30), np.int64); labels[10:20, 10:20] = 1
 >>> case = Case("a", labels[None] + 0.5, labels)
->>> patches = prepare([case], tempfile.mkdtemp(), Preparation(), classes=2)
+>>> patches = prepare([case], tempfile.mkdtemp(), PatchPreparation(), classes=2)
 >>> image, target = patches.draw(np.random.default_rng(1), 0, (16, 16), foreground=1.0)
 >>> image.shape, target.shape, bool((target == 1).any())
 ((1, 16, 16), (16, 16), True)
@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from clinome.core.errors import CohortError, StudyError
 from clinome.core.files import replacing
+from clinome.imaging.geometry import Spread, draw_geometry
 from clinome.imaging.intensity import Change, standardise, vary, z_score
-from clinome.imaging.resample import Spread, draw_geometry, resample, resample_labels
+from clinome.imaging.resample import resample, resample_labels, resample_pair
 
 UNKNOWN = -1  # label of a pixel that nobody labelled
 _SPOTS = 8192  # places kept of each class of an image
@@ -47,6 +48,8 @@ class Case(NamedTuple):
         Where there is anything to see (the field of view of a fundus camera), of the shape of ``labels``; None: everywhere.
     spacing_mm
         Distance between neighbours along each axis of space; None where unknown.
+    participant_id, family_id
+        Whose it is; empty where nobody says.
     """
 
     example_id: str
@@ -55,10 +58,11 @@ class Case(NamedTuple):
     inside: NDArray[np.bool_] | None = None
     spacing_mm: tuple[float, ...] | None = None
     participant_id: str = ""
+    family_id: str = ""
 
 
 @dataclass(frozen=True)
-class Preparation:
+class PatchPreparation:
     """What is done to an image before a network sees it; it travels with the network.
 
     Attributes
@@ -168,12 +172,11 @@ class Patches:
         middle = (np.array(labels.shape) - 1) / 2
         at: list[float] = np.where(most < least, middle, np.clip(centre, least, np.maximum(most, least))).tolist()
         geometry = None if spread is None else draw_geometry(generator, spread, labels.ndim)
-        seen = resample(image, geometry, shape=patch, centre=at)
-        target = resample_labels(labels[None], geometry, shape=patch, centre=at, fill=UNKNOWN)[0]
-        return (seen if change is None else vary(seen, change, generator)), target
+        seen, target = resample_pair(image, labels[None], geometry, shape=patch, centre=at, fill_label=UNKNOWN)
+        return (seen if change is None else vary(seen, change, generator)), target[0]
 
 
-def prepare(cases: Iterable[Case], folder: str | Path, preparation: Preparation, *, classes: int) -> Patches:
+def prepare(cases: Iterable[Case], folder: str | Path, preparation: PatchPreparation, *, classes: int) -> Patches:
     """Prepare labelled ``cases``, one at a time, into ``folder``; those already there and unchanged are taken as they are.
 
     Raises

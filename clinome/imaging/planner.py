@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -40,6 +40,7 @@ _WIDTHS = (32, 24, 16, 12, 8)  # that a budget of time chooses from
 _SHARE = 0.05  # of the training data's voxels in a batch at most
 _STEPS = 250_000  # of nnU-Net: 1,000 rounds of 250
 _PASSES = 6  # over the training data at least, or the network is narrowed: on hippocampus seven were enough for 16 channels
+_LEAST_CHANNELS = 8  # in and out, of weights that Muon takes for matrices
 _FEW = 10_000  # steps, below which batches of two: more steps then teach more than steadier ones
 
 
@@ -79,11 +80,15 @@ class Budget:
     flops_per_second
         That the machine does in such a network, multiplications and additions counted apart: 2e11 measured on one AMD EPYC core in
         bfloat16, 5e13 is usual for a GPU. With ``seconds`` only.
+    orthogonal
+        Whether the optimiser makes each weight's matrix orthogonal once a step (:class:`clinome.train.muon.Muon`), which for small
+        patches is most of the work. With ``seconds`` only.
     """
 
     memory_gib: float = 8.0
     seconds: float | None = None
     flops_per_second: float = 2e11
+    orthogonal: bool = False
 
     def __post_init__(self) -> None:
         """Refuse nothing and less."""
@@ -138,6 +143,10 @@ class Plan:
     def divisor(self) -> tuple[int, ...]:
         """What the sides of an image must be multiples of."""
         return tuple(prod(step[axis] for step in self.halvings) for axis in range(self.dims))
+
+    def for_steps(self, steps: int, reason: str) -> Plan:
+        """Return the plan for another number of steps, as :mod:`clinome.imaging.pace` measures how many fit into a time."""
+        return replace(self, steps=steps, reasons={**self.reasons, "steps": reason})
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
@@ -261,7 +270,7 @@ def plan_network(facts: Facts, budget: Budget | None = None, *, dims: Literal[2,
         intensity="scale" if scaled else "image",
         labelled=_tuples(np.asarray(facts.labelled).tolist()) if scaled else None,
         memory_gib=round(batch * net.numbers * _BYTES / 2**30, 3),
-        flops_per_step=float(batch * net.flops),
+        flops_per_step=batch * net.flops + _once(net, budget),
         reasons=why,
     )
 
@@ -319,7 +328,10 @@ class _Images(NamedTuple):
 
 
 class _Net(NamedTuple):
-    """A network on a patch: what it keeps for one patch (``numbers``) and computes for it (``flops``) in a training step."""
+    """A network on a patch: what it keeps for one patch (``numbers``) and computes for it (``flops``) in a training step.
+
+    ``orthogonal`` is what making the matrices of its weights orthogonal takes, once a step.
+    """
 
     patch: tuple[int, ...]
     halvings: tuple[tuple[int, ...], ...]
@@ -327,6 +339,7 @@ class _Net(NamedTuple):
     widths: tuple[int, ...]
     numbers: int
     flops: float
+    orthogonal: float
 
 
 def network(patch: Sequence[int], spacing: ArrayLike, width: int, channels: int, classes: int) -> _Net:
@@ -342,6 +355,7 @@ def network(patch: Sequence[int], spacing: ArrayLike, width: int, channels: int,
     widths = tuple(min(width * 2**level, _WIDEST[len(patch)] * width // _WIDTH) for level in range(len(kernels)))
     voxels = int(side.prod())
     numbers, products, before = voxels * (channels + classes), voxels * widths[0] * classes, channels
+    matrices: list[tuple[int, int]] = []
     for level, (own, kernel) in enumerate(zip(widths, kernels, strict=True)):
         if level:
             voxels //= prod(halvings[level - 1])
@@ -349,10 +363,23 @@ def network(patch: Sequence[int], spacing: ArrayLike, width: int, channels: int,
         bottom = level == len(widths) - 1
         numbers += voxels * own * (2 if bottom else 5)
         products += voxels * reach * own * (before + own)  # down
+        matrices += [(own, before * reach), (own, own * reach)] if before >= _LEAST_CHANNELS else [(own, own * reach)]
         if not bottom:
             products += voxels * (reach * own * 3 * own + own * widths[level + 1])  # merge of both, again, and the way up into it
+            matrices += [(own, 2 * own * reach), (own, own * reach), (widths[level + 1], own * prod(halvings[level]))]
         before = own
-    return _Net(rounded, halvings, kernels, widths, numbers, 3 * 2.0 * products)
+    return _Net(rounded, halvings, kernels, widths, numbers, 3 * 2.0 * products, sum(_orthogonal(*sides) for sides in matrices))
+
+
+def _orthogonal(rows: int, columns: int) -> float:
+    """Return the operations of Muon's five iterations on a matrix: x xᵀ, its square, and that times x."""
+    least, most = sorted((rows, columns))
+    return 5 * 2.0 * (2 * least**2 * most + least**3)
+
+
+def _once(net: _Net, budget: Budget) -> float:
+    """Return the operations of a step that do not depend on its batch; they are done in float32, at half the speed."""
+    return 2 * net.orthogonal if budget.orthogonal else 0.0
 
 
 def _largest_patch(images: _Images, budget: Budget, why: dict[str, str]) -> _Net:
@@ -400,7 +427,7 @@ def _within_time(images: _Images, net: _Net, budget: Budget, why: dict[str, str]
     a_pass = images.voxels / prod(net.patch)  # patches
     for width in _WIDTHS:
         net = network(net.patch, images.spacing, width, images.channels, images.classes)
-        if (passes := operations / net.flops / a_pass) >= _PASSES:
+        if (passes := operations / (net.flops + _once(net, budget) / batch) / a_pass) >= _PASSES:
             break
     why["widths"] = (
         f"{width} channels on the finest level see the data {passes:.0f} times in the time; wider ones under {_PASSES} times"
@@ -410,7 +437,7 @@ def _within_time(images: _Images, net: _Net, budget: Budget, why: dict[str, str]
     if operations / net.flops / batch < _FEW and batch > 2:
         batch = 2
         why["batch"] = f"two: the time is too short for {_FEW:,} larger ones"
-    steps = max(int(operations / net.flops / batch), 1)
-    steps = min(steps, _STEPS)
-    why["steps"] = f"{budget.seconds:,.0f} s at {budget.flops_per_second:.1e} operations a second, {net.flops * batch:.1e} a step"
+    a_step = net.flops * batch + _once(net, budget)
+    steps = min(max(int(operations / a_step), 1), _STEPS)
+    why["steps"] = f"{budget.seconds:,.3g} s at {budget.flops_per_second:.1e} operations a second, {a_step:.1e} a step"
     return net, batch, steps

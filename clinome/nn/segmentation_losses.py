@@ -81,7 +81,7 @@ def cross_entropy(scores: Tensor, target: Tensor, weight: Tensor | None = None, 
     return (each * counts).sum() / counts.sum().clamp(min=1e-8)
 
 
-def focal(scores: Tensor, target: Tensor, weight: Tensor | None = None, *, gamma: float = 2.0) -> Tensor:
+def focal_loss(scores: Tensor, target: Tensor, weight: Tensor | None = None, *, gamma: float = 2.0) -> Tensor:
     """Return cross entropy with the term of each class times (1 − its probability) ^ ``gamma``: easy pixels count little."""
     classes, counts = shares(scores, target, weight)
     log_probability = F.log_softmax(scores, dim=1)
@@ -125,34 +125,51 @@ def soft_dice(
 
 
 def dice_cross_entropy(
-    scores: Tensor, target: Tensor, weight: Tensor | None = None, *, dice: float = 1.0, over_batch: bool = True
+    scores: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    dice: float = 1.0,
+    focal: float = 0.0,
+    over_batch: bool = True,
 ) -> Tensor:
-    """Return cross entropy plus ``dice`` times soft Dice of the classes other than background: the loss of nnU-Net."""
-    loss = cross_entropy(scores, target, weight)
+    """Return cross entropy plus ``dice`` times soft Dice of the classes other than background: the loss of nnU-Net.
+
+    Instead of cross entropy, :func:`focal_loss` of exponent ``focal`` where that is above 0.
+    """
+    loss = focal_loss(scores, target, weight, gamma=focal) if focal else cross_entropy(scores, target, weight)
     return loss + dice * soft_dice(scores, target, weight, over_batch=over_batch) if dice else loss
 
 
-def over_levels(output: Tensor | Sequence[Tensor], target: Tensor, *, dice: float = 1.0) -> Tensor:
+def over_levels(
+    output: Tensor | Sequence[Tensor], target: Tensor, weight: Tensor | None = None, *, dice: float = 1.0, focal: float = 0.0
+) -> Tensor:
     """Return :func:`dice_cross_entropy` of a network that may score several levels of resolution, finest first.
 
-    Each level counts half as much as the one before; the labels of a coarser one are those nearest to its pixels' middles. (Deep
-    supervision: Lee CY et al. Deeply-supervised nets. AISTATS (2015), arXiv:1409.5185.)
+    Each level counts half as much as the one before; labels and weights of a coarser one are those nearest to its pixels' middles.
+    (Deep supervision: Lee CY et al. Deeply-supervised nets. AISTATS (2015), arXiv:1409.5185.)
 
     Parameters
     ----------
     output
         Scores (n, classes, *spatial), or of each level.
-    target
-        Classes with unknowns at the finest level, shape (n, *spatial).
+    target, weight
+        Classes with unknowns at the finest level, shape (n, *spatial); how much each pixel counts, of that shape.
     """
     levels = [output] if isinstance(output, Tensor) else list(output)
     total = levels[0].new_zeros(())
     for k, scores in enumerate(levels):
-        at_level = target
-        if scores.shape[2:] != target.shape[1:]:
-            at_level = F.interpolate(target[:, None].float(), size=scores.shape[2:], mode="nearest-exact")[:, 0].long()
-        total = total + 0.5**k * dice_cross_entropy(scores, at_level, dice=dice)
+        size = scores.shape[2:]
+        known = weight if weight is None else _nearest(weight, size)
+        total = total + 0.5**k * dice_cross_entropy(scores, _nearest(target, size), known, dice=dice, focal=focal)
     return total / sum(0.5**k for k in range(len(levels)))
+
+
+def _nearest(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a map, (n, *spatial), at another size: the values nearest to the new pixels' middles, of the same type."""
+    if values.shape[1:] == tuple(size):
+        return values
+    return F.interpolate(values[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].to(values.dtype)
 
 
 def border_weights(instances: NDArray[np.integer], *, height: float = 10.0, sigma: float = 5.0) -> NDArray[np.float32]:

@@ -71,7 +71,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``). Returns the images table with a
     column ``mask_path`` and ``certainty``, the mean probability of the chosen class along the contours.
     """
-    from clinome.imaging.segmentation import segmenter
+    from clinome.imaging.segmenter import segmenter
 
     if not (model / "segmenter.json").is_file():
         do = "name the folder `segmenter` in what `clinome train` wrote"
@@ -219,10 +219,10 @@ def _at_random(people: list[str], families: list[str | None] | None, about: Spli
 
 def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     from clinome.imaging.models import unet, unet3d
-    from clinome.imaging.patches import Preparation as PatchPreparation
+    from clinome.imaging.patches import PatchPreparation
     from clinome.imaging.planner import Budget, describe, plan_network
-    from clinome.imaging.segmentation import Recipe as SegmenterRecipe
     from clinome.imaging.segmentation import train_segmenter
+    from clinome.imaging.segmenter import SegmenterRecipe
 
     about = task.segment
     assert about is not None
@@ -256,7 +256,8 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     facts = describe(
         [Scan(c.image, c.spacing_mm) for c in some], [np.asarray(c.labels) for c in some], classes=len(about.structures) + 1
     )
-    plan = plan_network(facts, Budget(seconds=60 * about.minutes, flops_per_second=1.3e11))
+    seconds = 60 * about.minutes
+    plan = plan_network(facts, Budget(seconds=seconds, flops_per_second=1.3e11, orthogonal=True))
     plan.save(out / "plan.json")
     network: Any = unet3d if plan.dims == 3 else unet
     config = (
@@ -267,12 +268,11 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     recipe = SegmenterRecipe(
         patch=plan.patch,
         batch=plan.batch,
-        steps=plan.steps,
+        seconds=seconds,
         optimiser="muon",
         learning_rate=0.02,
         weight_decay=0.05,
         clip=12.0,
-        average=min(0.995, 1 - 10 / plan.steps),
         spread=Spread(rotation_degrees=15, scale=0.15, elastic_mm=0.8, elastic_grid_mm=12),
         precision="measure",
         seed=task.task.seed,
@@ -286,8 +286,11 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
         folder=out / "segmenter",
         structures=list(about.structures),
         preparation=PatchPreparation(None if unscaled else plan.spacing_mm, plan.intensity, plan.labelled),
+        allow=task.split.allow,
         threads=task.task.threads,
     )
+    plan = plan.for_steps(trained.steps, str(trained.reason))
+    plan.save(out / "plan.json")
     metrics, overlaps = _judged(out, cases, sides, about.structures)
     ids = {name: k for k, name in enumerate(found.images["image_id"])}
     aside = set_aside_table(found.images, {ids[name]: fault for name, fault in faults.items()})
@@ -302,7 +305,7 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
 def _judged(out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Segment the test images and compare with their masks; the mean shape of the training masks stands beside."""
     from clinome.evaluate.segmentation import compare_masks, segmentation
-    from clinome.imaging.segmentation import segmenter
+    from clinome.imaging.segmenter import segmenter
     from clinome.imaging.shape_floor import likeliest, mean_shape
 
     labels = {name: k + 1 for k, name in enumerate(structures)}
@@ -328,7 +331,8 @@ def _case(row: dict[str, Any], scan: Scan, labels: NDArray[np.int16] | None = No
         raise FormatError(
             "the mask does not have the shape of its image", where=row["path"], got=labels.shape, expected=scan.values.shape[1:]
         )
-    return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"])
+    family = row.get("family_id") or ""
+    return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"], family_id=family)
 
 
 def _certainty(one: Any) -> float | None:

@@ -69,9 +69,12 @@ class Settings:
     device
         'auto', 'cpu' or 'gpu'.
     precision
-        'float32', 'bfloat16' (forward pass alone), or 'measure': the quickest is found on the first batch and kept in the state.
+        'float32', 'bfloat16' (forward pass alone), or 'measure': the quickest is found on the first batch, kept in the state and
+        saved with it at once, so that a training that is killed early goes on as it began.
     clip
         Largest norm of the gradient, or None.
+    title
+        What the bar of progress says.
     """
 
     seed: int = 0
@@ -86,6 +89,7 @@ class Settings:
     device: str = "auto"
     precision: Precision = "float32"
     clip: float | None = None
+    title: str = "training"
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and not self.key:
@@ -142,7 +146,7 @@ def fit(
     mine = _share(draw, processes)
     with _prepared(state, settings, mine, fetch, objective, gradients, device, processes) as generator:
         batches = ahead(mine, fetch, state.step, until, workers=settings.workers)
-        for drawn, batch in track(batches, "training", total=max(until - state.step, 0)):
+        for drawn, batch in track(batches, settings.title, total=max(until - state.step, 0)):
             if state.stopped is not None:
                 break
             logs = _step(state, drawn, moved(batch, device), objective, gradients, generator, processes, settings)
@@ -238,6 +242,7 @@ def _prepared(
                 generator.manual_seed(settings.seed)
                 state.mode = quickest(state.model, lambda: gradients(state.model, objective, batch, generator))
                 state.mode = processes.first(state.mode)
+                _save(state, settings, processes)
         arrange(state.model, state.mode)
         stack.enter_context(low_precision(state.model, state.mode.bfloat16))
         yield generator

@@ -188,6 +188,7 @@ def save_state(state: State, path: Path, *, key: str) -> None:
 def load_state(state: State, path: Path, *, key: str) -> bool:
     """Take up the training saved at ``path``, in place; tell whether there was one of this ``key`` beyond the state's step.
 
+    Of one that is no further than the state only the mode is taken, where the state has none: it was measured before any step.
     A hook that the saved training did not have begins anew.
 
     Raises
@@ -201,6 +202,8 @@ def load_state(state: State, path: Path, *, key: str) -> bool:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["clinome"])
             if about["key"] != key or about["step"] <= state.step:
+                if about["key"] == key and about["step"] == state.step and state.mode is None and about["mode"] is not None:
+                    state.mode = Mode(*about["mode"])
                 return False
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:

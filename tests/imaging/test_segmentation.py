@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from clinome.core.errors import CohortError, FormatError, StudyError
+from clinome.core.files import write_json
 from clinome.imaging import segmentation
+from clinome.imaging import segmenter as segmenter_file
+from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change
 from clinome.imaging.models import unet
-from clinome.imaging.patches import UNKNOWN, Case, Preparation, prepare
-from clinome.imaging.resample import Spread
-from clinome.imaging.segmentation import Recipe, labels_of, predict, segment, train_segmenter
+from clinome.imaging.pace import Measured, Pace
+from clinome.imaging.patches import UNKNOWN, Case, PatchPreparation, prepare
+from clinome.imaging.segmentation import train_segmenter
+from clinome.imaging.segmenter import SegmenterRecipe, labels_of, predict, segment, structures_of
+from clinome.nn.segmentation_losses import over_levels
+from clinome.train.devices import Mode
+from clinome.train.loop import fit
 
 CONFIG = unet.Config(channels_in=1, outputs=2, widths=(8, 16), norm="batch")
-RECIPE = Recipe(
+RECIPE = SegmenterRecipe(
     (16, 16), batch=4, steps=60, learning_rate=1e-2, average=0.9, precision="float32", validations=3, spread=Spread(mirror=(0, 1))
 )
 
@@ -34,7 +43,7 @@ def discs(n: int, *, side: int = 40, seed: int = 1) -> list[Case]:
     return cases
 
 
-def train(folder: Path, recipe: Recipe = RECIPE, **more: object) -> segmentation.Trained:
+def train(folder: Path, recipe: SegmenterRecipe = RECIPE, **more: object) -> segmentation.Trained:
     given = {"training": discs(6), "held_out": discs(2, seed=2), "network": unet, "config": CONFIG, "structures": ["disc"]}
     return train_segmenter(folder=folder, recipe=recipe, **(given | more))  # type: ignore[arg-type]
 
@@ -58,35 +67,144 @@ def test_learns_discs_and_says_so_of_held_out_ones(trained: segmentation.Trained
 
 
 def test_the_folder_is_all_that_is_needed_and_nothing_is_left_over(trained: segmentation.Trained) -> None:
-    assert sorted(path.name for path in trained.folder.iterdir()) == ["network.safetensors", "segmenter.json", "time.json"]
     about = json.loads((trained.folder / "segmenter.json").read_text())
-    assert about["structures"] == ["disc"]
+    assert sorted(path.name for path in trained.folder.iterdir()) == [about["network"], "segmenter.json", "time.json"]
+    assert structures_of(trained.folder) == ("disc",)
     assert about["recipe"]["patch"] == [16, 16]
-    before = (trained.folder / "network.safetensors").stat().st_mtime_ns
+    assert about["leakage"]["exact_duplicates"] == "clean"
+    before = (trained.folder / about["network"]).stat().st_mtime_ns
     again = train(trained.folder)
     assert again == trained
-    assert (trained.folder / "network.safetensors").stat().st_mtime_ns == before
+    assert (trained.folder / about["network"]).stat().st_mtime_ns == before
 
 
 def test_killed_and_started_again_it_ends_with_the_same_bytes(
     trained: segmentation.Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = segmentation.fit
-
     class Killed(Exception):
         pass
 
     def killed(state: object, *, until: int, **given: object) -> object:
-        whole(state, until=until // 2, **given)  # type: ignore[arg-type]
+        fit(state, until=until // 2, **given)  # type: ignore[arg-type]
         raise Killed
 
     monkeypatch.setattr(segmentation, "fit", killed)
     with pytest.raises(Killed):
         train(tmp_path)
-    monkeypatch.setattr(segmentation, "fit", whole)
+    monkeypatch.setattr(segmentation, "fit", fit)
     assert 0 < train(tmp_path).cpu_seconds < 60
-    for name in ("network.safetensors", "segmenter.json"):
-        assert (tmp_path / name).read_bytes() == (trained.folder / name).read_bytes()
+    same(tmp_path, trained.folder)
+
+
+def same(one: Path, other: Path) -> None:
+    """Two folders hold the same segmenter: the network has its name from its content."""
+    assert (one / "segmenter.json").read_bytes() == (other / "segmenter.json").read_bytes()
+    network = json.loads((one / "segmenter.json").read_text())["network"]
+    assert (one / network).read_bytes() == (other / network).read_bytes()
+
+
+def test_writing_that_is_cut_off_leaves_the_old_segmenter_and_then_the_new(
+    trained: segmentation.Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, new = tmp_path / "segmenter", discs(1, seed=3)
+    shutil.copytree(trained.folder, folder)
+    (before,) = segment(folder, new)
+
+    def cut_off(path: Path, value: object) -> None:
+        if path.name == "segmenter.json":
+            raise KeyboardInterrupt
+        write_json(path, value)
+
+    monkeypatch.setattr(segmenter_file, "write_json", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, replace(RECIPE, steps=20))
+    assert len(list(folder.glob("network-*.safetensors"))) == 2
+    (after,) = segment(folder, new)
+    np.testing.assert_array_equal(after.probability, before.probability)
+    assert after.labels.tolist() == before.labels.tolist()
+    monkeypatch.setattr(segmenter_file, "write_json", write_json)
+    train(folder, replace(RECIPE, steps=20))
+    assert len(list(folder.glob("network-*.safetensors"))) == 1
+    (after,) = segment(folder, new)
+    assert not np.array_equal(after.probability, before.probability)
+
+
+TIMED = replace(RECIPE, seconds=2.0, precision="measure", optimiser="muon", learning_rate=0.02, clip=12.0, average=None)
+
+
+@pytest.mark.slow
+def test_a_time_is_kept_to_and_what_was_measured_holds_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = time.process_time()
+    trained = train(tmp_path / "whole", TIMED)  # by the clock: on a busy machine fewer steps, never more work
+    assert time.process_time() - start < 1.3 * 2.0
+    assert trained.held_out_dice["disc"] > 0.9
+    about = json.loads((tmp_path / "whole" / "segmenter.json").read_text())
+    assert about["recipe"]["steps"] == trained.steps == trained.history[-1]["step"] > 10
+    assert trained.reason is not None
+    assert "a step takes" in trained.reason
+    assert train(tmp_path / "whole", TIMED) == trained
+
+    decided = iter([Pace(40, 2, 9, Mode(bfloat16=True, channels_last=True), "as told")])
+    monkeypatch.setattr(segmentation, "measure", lambda *_, **__: (Measured(1, 1, 1, 1), Mode()))
+    monkeypatch.setattr(segmentation, "decide", lambda *_, **__: next(decided))  # once, or StopIteration
+
+    def killed(state: object, *, until: int, **given: object) -> object:
+        return fit(state, until=until // 2, **given)  # type: ignore[arg-type]
+
+    def ends(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segmentation, "fit", killed)
+        patched.setattr(segmentation, "_finish", ends)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", TIMED)
+    again = train(tmp_path / "killed", TIMED)
+    assert (again.steps, again.reason) == (40, "as told")
+    decided = iter([Pace(40, 2, 7, Mode(bfloat16=True, channels_last=True), "as told")])  # how often it was saved tells nothing
+    train(tmp_path / "unbroken", TIMED)
+    same(tmp_path / "killed", tmp_path / "unbroken")
+
+
+def test_loss_that_counts_hard_pixels_and_borders_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the recipe says reaches the loss: borders between two close objects weigh as in the U-Net's paper."""
+    labels = np.zeros((16, 16), np.int64)
+    labels[4:12, 2:7] = labels[4:12, 9:14] = 1  # two objects, two pixels apart
+    case = Case("two", np.random.default_rng(1).normal(size=(1, 16, 16)), labels)
+    seen: list[tuple[Tensor, Tensor, float]] = []
+
+    def spied(output: Tensor, target: Tensor, weight: Tensor, **how: float) -> Tensor:
+        seen.append((target[0], weight[0], how["focal"]))
+        return over_levels(output, target, weight, **how)
+
+    monkeypatch.setattr(segmentation, "over_levels", spied)
+    recipe = replace(RECIPE, steps=1, batch=1, spread=Spread(), focal=2.0, border=10.0, validations=1)
+    train(tmp_path, recipe, training=[case])
+    target, weight, focal = seen[0]
+    assert focal == 2.0
+    np.testing.assert_array_equal(target, labels)
+    np.testing.assert_array_equal(weight[target == 1], 1)
+    between = 1 + 10 * np.exp(-((1 + 2) ** 2) / (2 * 5**2))  # 1 pixel from one object, 2 from the other
+    np.testing.assert_allclose(weight[8, 7:9], between, rtol=1e-5)
+    with pytest.raises(StudyError, match="focal of a recipe is out of range"):
+        replace(RECIPE, focal=-1.0)
+    with pytest.raises(StudyError, match="seconds of a recipe is out of range"):
+        replace(RECIPE, seconds=0.0)
+
+
+def test_families_and_copies_on_both_sides_are_refused_without_the_word(tmp_path: Path) -> None:
+    training, held_out = discs(2, side=80), discs(2, side=80, seed=2)
+    brighter = held_out[0]._replace(example_id="copy", image=np.asarray(training[1].image) * 1.1 + 3.0, labels=training[1].labels)
+    for sides, check in (
+        ((training, [training[0]._replace(example_id="again")]), "exact_duplicates"),
+        ((training, [brighter]), "near_duplicates"),
+        (([training[0]._replace(family_id="f")], [held_out[0]._replace(family_id="f")]), "families"),
+    ):
+        with pytest.raises(CohortError, match=f"the split leaks(.|\\n)*{check}"):
+            train(tmp_path, training=sides[0], held_out=sides[1])
+    allowed = train(tmp_path, replace(RECIPE, steps=2), training=training, held_out=[brighter], allow=["near_duplicates"])
+    assert allowed.leakage["near_duplicates"].startswith("leak: ")
+    assert allowed.leakage["families"].startswith("not checked: ")
 
 
 class Shell(nn.Module):
@@ -106,8 +224,8 @@ def test_volumes_of_another_spacing_come_back_on_their_own_grid() -> None:
     labels = np.zeros((12, 20, 20), np.int64)
     labels[3:9, 4:14, 4:14], labels[4:8, 6:12, 6:12] = 1, 2
     case = Case("v", 3.0 * labels[None], labels, spacing_mm=(2.0, 1.0, 1.0))
-    scale = Preparation((1.0, 1.0, 1.0), "scale", ((-100.0, 100.0, 0.0, 1.0),))
-    recipe = Recipe((8, 8, 8), mirror=(0, 1, 2))
+    scale = PatchPreparation((1.0, 1.0, 1.0), "scale", ((-100.0, 100.0, 0.0, 1.0),))
+    recipe = SegmenterRecipe((8, 8, 8), mirror=(0, 1, 2))
     found = labels_of(predict(Shell(unet.Config(channels_in=1)), case, recipe, scale), None)
     assert found.shape == labels.shape
     for label in (1, 2):
@@ -123,7 +241,7 @@ def test_patches_keep_image_and_labels_together_whatever_is_done_to_them(tmp_pat
     inside = np.ones(labels.shape, bool)
     inside[:, :3] = False
     case = Case("a", labels[None].astype(np.float32), labels, inside)
-    patches = prepare([case], tmp_path, Preparation(None, "scale", ((-9.0, 9.0, 0.0, 1.0),)), classes=3)
+    patches = prepare([case], tmp_path, PatchPreparation(None, "scale", ((-9.0, 9.0, 0.0, 1.0),)), classes=3)
     spread = Spread(rotation_degrees=180, scale=0.3, shear=0.2, elastic_mm=1, elastic_grid_mm=12, mirror=(0, 1))
     seen = set()
     for seed in range(40):
@@ -144,9 +262,9 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
     some = discs(1)
     with pytest.raises(CohortError, match="must be held out"):
         train(tmp_path, held_out=[])
-    with pytest.raises(CohortError, match="both trained on and held out"):
+    with pytest.raises(CohortError, match=r"the split leaks(.|\n)*examples: 1 in held out, train"):
         train(tmp_path, training=some, held_out=some)
-    with pytest.raises(CohortError, match="split by person"):
+    with pytest.raises(CohortError, match=r"the split leaks(.|\n)*participants: 1 in held out, train"):
         train(
             tmp_path, training=[some[0]._replace(participant_id="p")], held_out=[discs(1, seed=4)[0]._replace(participant_id="p")]
         )

@@ -14,13 +14,13 @@ from clinome.nn.segmentation_losses import (
     border_weights,
     cross_entropy,
     dice_cross_entropy,
-    focal,
+    focal_loss,
     over_levels,
     shares,
     soft_dice,
 )
 
-ALL = [cross_entropy, focal, soft_dice, dice_cross_entropy]
+ALL = [cross_entropy, focal_loss, soft_dice, dice_cross_entropy]
 
 
 def drawn(*space: int, classes: int = 3, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,7 +40,7 @@ def test_cross_entropy_equals_torchs(space: tuple[int, ...]) -> None:
     torch.testing.assert_close(cross_entropy(scores, target), F.cross_entropy(scores, target, ignore_index=UNKNOWN))
     soft = torch.rand(scores.shape, generator=torch.Generator().manual_seed(3)).softmax(dim=1)
     torch.testing.assert_close(cross_entropy(scores, soft), F.cross_entropy(scores, soft))
-    torch.testing.assert_close(focal(scores, target, gamma=0.0), cross_entropy(scores, target))
+    torch.testing.assert_close(focal_loss(scores, target, gamma=0.0), cross_entropy(scores, target))
 
 
 @pytest.mark.parametrize("over_batch", [True, False])
@@ -57,7 +57,7 @@ def test_dice_equals_monais(over_batch: bool, background: bool) -> None:
 def test_focal_equals_its_formula() -> None:
     scores, target = drawn(4, 4)
     p = scores.softmax(dim=1).gather(1, target[:, None])[:, 0]
-    torch.testing.assert_close(focal(scores, target, gamma=2.0), (-((1 - p) ** 2) * p.log()).mean())
+    torch.testing.assert_close(focal_loss(scores, target, gamma=2.0), (-((1 - p) ** 2) * p.log()).mean())
 
 
 @pytest.mark.parametrize("loss", ALL)

@@ -243,6 +243,34 @@ def test_measuring_precision_leaves_the_network_as_it_was(tmp_path: Path) -> Non
     assert again.mode == state.mode
 
 
+def test_a_precision_that_was_measured_holds_when_killed_before_the_first_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = iter([Mode(bfloat16=True, channels_last=True), Mode()])  # the clock says another one each time
+    monkeypatch.setattr("clinome.train.loop.quickest", lambda *_: next(chosen))
+    about: dict[str, Any] = {"precision": "measure", "checkpoint": tmp_path / "c.safetensors", "checkpoint_every": 10}
+
+    class Killed:
+        name = "killed"
+
+        def after_step(self, state: State, logs: dict[str, float]) -> str | None:
+            if state.step == 3:
+                raise KeyboardInterrupt
+            return None
+
+        def saved(self) -> dict[str, Any]:
+            return {}
+
+        def restore(self, saved: dict[str, Any]) -> None:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        run(begin(hooks=(Killed(),)), 21, **about)
+    again = run(begin(), 21, **about)
+    assert again.mode == Mode(bfloat16=True, channels_last=True)
+    same(again, run(begin(mode=Mode(bfloat16=True, channels_last=True)), 21))
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_the_memory_of_the_optimiser_keeps_its_layout(tmp_path: Path, bfloat16: bool) -> None:
     def laid_out() -> State:

@@ -28,16 +28,17 @@ from clinome.evaluate.agreement import agreement
 from clinome.evaluate.compare import compare
 from clinome.evaluate.measuring import Metric, additive
 from clinome.evaluate.segmentation import compare_masks, segmentation
+from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change
 from clinome.imaging.measure.fold import fold, write_folded
 from clinome.imaging.measure.table import rows_of
 from clinome.imaging.measure.trait import trait
 from clinome.imaging.models import unet3d
-from clinome.imaging.patches import Case, Preparation
+from clinome.imaging.patches import Case, PatchPreparation
 from clinome.imaging.planner import Budget, Plan, describe, plan_network
-from clinome.imaging.resample import Spread
 from clinome.imaging.scan import Scan, read_scan
-from clinome.imaging.segmentation import Recipe, segment, train_segmenter
+from clinome.imaging.segmentation import train_segmenter
+from clinome.imaging.segmenter import SegmenterRecipe, segment
 from clinome.imaging.shape_floor import likeliest, mean_shape
 
 STRUCTURES = {"anterior": 1, "posterior": 2}
@@ -60,13 +61,13 @@ def read(data: Path, *, only: int | None = None) -> list[Case]:
     return cases
 
 
-def recipe_of(plan: Plan, **changes: Any) -> Recipe:
+def recipe_of(plan: Plan, **changes: Any) -> SegmenterRecipe:
     """Return how to train what is planned: Muon, and the turns, bends and greys that scans of other people and scanners show.
 
     Images are segmented in windows of the training's size: larger ones with a padded rim cost 0.005 and 0.008 of Dice, because
     instance normalisation divides by the rim too.
     """
-    recipe = Recipe(
+    recipe = SegmenterRecipe(
         patch=plan.patch,
         batch=plan.batch,
         steps=plan.steps,
@@ -96,7 +97,7 @@ def overlaps(cases: list[Case], predicted: list[Any]) -> pl.DataFrame:
 
 
 def learn(
-    training: list[Case], test: list[Case], folders: list[Path], plan: Plan, recipe: Recipe, config: Any = None
+    training: list[Case], test: list[Case], folders: list[Path], plan: Plan, recipe: SegmenterRecipe, config: Any = None
 ) -> pl.DataFrame:
     """Train a network in each of ``folders``, on all but the first few of ``training``; return the overlaps of ``test`` with the
     mean of their probabilities, kept once made.
@@ -109,7 +110,8 @@ def learn(
         for seed, folder in enumerate(folders, start=1):
             train_segmenter(
                 training[HELD_OUT:], training[:HELD_OUT], network=unet3d, config=config, recipe=replace(recipe, seed=seed),
-                folder=folder, structures=list(STRUCTURES), preparation=Preparation(plan.spacing_mm, plan.intensity, plan.labelled),
+                folder=folder, structures=list(STRUCTURES),
+                preparation=PatchPreparation(plan.spacing_mm, plan.intensity, plan.labelled),
             )  # fmt: skip
         said = zip(*(segment(folder, test) for folder in folders), strict=True)
         overlaps(test, [sum(one.probability for one in each).argmax(axis=0) for each in said]).write_parquet(kept)

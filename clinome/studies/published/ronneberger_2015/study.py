@@ -30,18 +30,19 @@ from clinome.evaluate.ranking import AUROC
 from clinome.evaluate.segmentation import compare_masks, segmentation
 from clinome.evaluate.thresholds import choose_threshold
 from clinome.formats.picture import read_picture
+from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change
 from clinome.imaging.models import unet
 from clinome.imaging.patches import Case
-from clinome.imaging.resample import Spread
-from clinome.imaging.segmentation import Recipe, segment, train_segmenter
+from clinome.imaging.segmentation import train_segmenter
+from clinome.imaging.segmenter import SegmenterRecipe, segment
 from clinome.imaging.vessel_floor import vessel_floor
 
 HELD_OUT = (24, 29, 34, 39)
 FLOOR, OBSERVER = "Laplacian of Gaussian", "second observer"
 DICE = next(metric for metric in at_threshold(0.5) if metric.name == "f1")
 CONFIG = unet.Config(channels_in=3, outputs=2, widths=(16, 32, 64, 128))
-RECIPE = Recipe(
+RECIPE = SegmenterRecipe(
     patch=(96, 96),
     batch=8,
     steps=7_000,

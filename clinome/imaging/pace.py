@@ -1,0 +1,196 @@
+"""How many steps fit into a time: a few are made and thrown away, with all that belongs to them; decided once, and kept.
+
+Operations say little of how long a step takes: on small pictures the optimiser, loading and validating take longer than the
+network. So the training's own loop makes some steps with a copy of the network, one held-out image is segmented, a state is saved;
+each by the clock. What is left of the time after that is divided. The number of steps, and the precision that was found quickest,
+are written down at once: a training that is killed and started again takes them from there and ends with the same bytes.
+
+What was spent before counts, but half of the time goes to steps in any case.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from clinome.core.errors import FormatError
+from clinome.core.files import write_json
+from clinome.train.batches import Draw, Fetch
+from clinome.train.devices import Mode
+from clinome.train.loop import Objective, Settings, fit
+from clinome.train.state import State, save_state
+
+_MOST = 250_000  # steps: 1,000 rounds of 250, as nnU-Net trains
+_WARMING, _TIMED = 2, 48  # steps before the clock counts (kernels are chosen, files come into memory), and at most after
+_MEASURING = 0.05  # of the time, for the timed steps
+_VALIDATING, _SAVING = 0.15, 0.03  # of the time left, at most
+_SAVES = 50
+
+
+class Pace(NamedTuple):
+    """What was decided, from what.
+
+    Attributes
+    ----------
+    steps, validations, checkpoint_every
+        Of the training; steps between two saved states.
+    mode
+        Precision and layout that were quickest.
+    reason
+        In words, with what was measured.
+    """
+
+    steps: int
+    validations: int
+    checkpoint_every: int
+    mode: Mode
+    reason: str
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_json(path, {**self._asdict(), "mode": self.mode._asdict()})
+
+    @classmethod
+    def load(cls, path: Path) -> Pace | None:
+        """Return what :meth:`save` wrote at ``path``; None where there is nothing.
+
+        Raises
+        ------
+        FormatError
+            When the file is broken.
+        """
+        if not path.exists():
+            return None
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**read, "mode": Mode(**read["mode"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(
+                "this is no pace of a training", where=path, got=error, do="remove it; it is measured again"
+            ) from error
+
+
+class Measured(NamedTuple):
+    """Seconds by the clock: of a step with its loading, of segmenting the held-out images in one view and in all, of a save."""
+
+    step: float
+    validation: float
+    finish: float
+    saving: float
+
+
+def decide(measured: Measured, mode: Mode, *, seconds: float, spent: float, validations: int) -> Pace:
+    """Divide ``seconds``, of which ``spent`` are gone.
+
+    >>> pace = decide(Measured(0.1, 1.0, 2.0, 0.05), Mode(), seconds=100, spent=8, validations=10)
+    >>> pace.steps, pace.validations, pace.checkpoint_every
+    (770, 10, 15)
+    """
+    left = max(seconds - spent - measured.finish, seconds / 2)
+    looks = max(1, min(validations, int(_VALIDATING * left / measured.validation)))
+    saves = max(1, min(_SAVES, int(_SAVING * left / measured.saving)))
+    steps = int((left - looks * measured.validation - saves * measured.saving) / measured.step)
+    steps = max(1, min(steps, _MOST))
+    looks = min(looks, steps)
+    steps -= steps % looks  # the last look is the end
+    reason = (
+        f"{seconds:,.3g} s, {spent:,.3g} s of them gone when measured: a step takes {measured.step:.3g} s with its loading, "
+        f"segmenting the held-out images {measured.validation:.3g} s ({looks} on the way), choosing the threshold on them "
+        f"{measured.finish:.3g} s, saving {measured.saving:.2g} s"
+    )
+    return Pace(steps, looks, max(steps // saves, 1), mode, reason)
+
+
+def measure(
+    pilot: State,
+    look: Callable[[nn.Module], object],
+    *,
+    looks: float,
+    views: int,
+    seconds: float,
+    draw: Draw,
+    fetch: Fetch,
+    objective: Objective,
+    settings: Settings,
+    scratch: Path,
+) -> tuple[Measured, Mode]:
+    """Train ``pilot``, which is thrown away, for a few steps, and time what a training of ``seconds`` is made of.
+
+    Parameters
+    ----------
+    look
+        Segments one held-out image without views; all of them take ``looks`` times as long, and with views ``views`` times that.
+    scratch
+        A file to save to, removed again.
+    """
+    watch = _Stopwatch(_MEASURING * seconds)
+    pilot.hooks = (watch,)
+    fit(pilot, until=pilot.step + _WARMING + _TIMED, draw=draw, fetch=fetch, objective=objective, settings=settings)
+    with pilot.evaluating() as model:
+        took = _timed(lambda: look(model))
+        if took < _MEASURING * seconds:
+            took = min(took, _timed(lambda: look(model)))  # the first time kernels are chosen
+    saving = _timed(lambda: save_state(pilot, scratch, key="pilot"))
+    scratch.unlink()
+    assert pilot.mode is not None
+    return Measured(watch.seconds, took * looks, took * looks * views, saving), pilot.mode
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return max(time.perf_counter() - start, 1e-6)
+
+
+class _Stopwatch:
+    """A hook that times steps and ends the training when it has seen enough."""
+
+    name = "stopwatch"
+
+    def __init__(self, enough: float) -> None:
+        self.enough, self.at = enough, [time.perf_counter()]
+
+    @property
+    def seconds(self) -> float:
+        """Of a step: the mean after those that warm up."""
+        warm = min(_WARMING, len(self.at) - 2)
+        return max((self.at[-1] - self.at[warm]) / (len(self.at) - 1 - warm), 1e-6)
+
+    def after_step(self, state: State, logs: dict[str, float]) -> str | None:
+        """Stop when the time is over and two steps at least were seen."""
+        self.at.append(time.perf_counter())
+        warm = min(_WARMING, len(self.at) - 2)
+        return "timed" if len(self.at) > 2 and self.at[-1] - self.at[warm] > self.enough else None
+
+    def saved(self) -> dict[str, Any]:
+        """Return nothing: a pilot is not gone on with."""
+        return {}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
+class Clock:
+    """A hook that adds up the processor time of all pieces of a training."""
+
+    name = "clock"
+
+    def __init__(self) -> None:
+        self.before, self.start = 0.0, time.process_time()
+
+    def after_step(self, state: State, logs: dict[str, float]) -> str | None:
+        """Never stop."""
+        return None
+
+    def saved(self) -> dict[str, Any]:
+        """Return the seconds so far."""
+        return {"cpu_seconds": self.before + time.process_time() - self.start}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from :meth:`saved`."""
+        self.before, self.start = saved.get("cpu_seconds", 0.0), time.process_time()
