@@ -76,6 +76,12 @@ def about_model(path: str | Path) -> dict[str, Any]:
     return about
 
 
+def config_of(path: str | Path) -> dict[str, Any]:
+    """Return the configuration of the network at ``path``, without its weights."""
+    config: dict[str, Any] = _read(Path(path), weights=False)[0]["config"]
+    return config
+
+
 def _read(path: Path, *, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:

@@ -145,17 +145,13 @@ def _with_masks(found: Listed, masks: Path | None) -> Listed:
 
 
 def _both(root: Path, row: dict[str, Any], pictures: Pictures, names: Sequence[str]) -> tuple[Scan, NDArray[np.int16] | None]:
-    """Read an image and its mask; raise for one without a mask where there are some, and for a mask of another shape."""
+    """Read an image and its mask; raise for one without a mask where there are some."""
     scan = read_image(root, row, pictures)
     if "mask_path" not in row:
         return scan, None
     if row["mask_path"] is None:
         raise FormatError("the image has no mask", where=row["path"])
-    labels = read_mask(Path(row["mask_path"]), len(names))
-    if labels.shape != scan.values.shape[1:]:
-        got, expected = labels.shape, scan.values.shape[1:]
-        raise FormatError("the mask does not have the shape of its image", where=row["path"], got=got, expected=expected)
-    return scan, labels
+    return scan, read_mask(Path(row["mask_path"]), len(names), on=scan)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- structures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,17 +12,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from clinome.core.errors import FormatError
+from clinome.core.errors import ClinomeError, FormatError
 from clinome.core.files import file_name, replacing
 from clinome.core.provenance import fingerprint
 from clinome.core.schema import IMAGES, SET_ASIDE, check
 from clinome.formats.table import read_checked
 from clinome.imaging.convert import content_key
 from clinome.imaging.loading import Decoded, Sample, decode_once
-from clinome.imaging.reading import index_images, set_aside_table
+from clinome.imaging.reading import fault_of, index_images, set_aside_table
 from clinome.imaging.resample import resample
 from clinome.imaging.scan import Scan, read_scan, write_on
 from clinome.studies.task_file import Pictures
+
+_PROBES = 16  # images that are looked at to see what most are like
 
 
 class Listed(NamedTuple):
@@ -52,9 +55,30 @@ def listed(pictures: Pictures, *, fingerprints: bool = False) -> Listed:
     return Listed(index.images, root, index.set_aside)
 
 
-def read_mask(path: Path, structures: int) -> NDArray[np.int16]:
-    """Read a mask: NIfTI or DICOM in its scan's place, or a picture; 0 and 255 alone mean 0 and 1."""
-    values = np.asarray(read_scan(path).values[0])
+def read_mask(path: Path, structures: int, *, on: Scan) -> NDArray[np.int16]:
+    """Read the mask of the image ``on``, ([depth,] height, width): NIfTI or DICOM in the image's place, or a picture.
+
+    Labels are 0 … ``structures``; 0 and 255 alone mean 0 and 1.
+
+    Raises
+    ------
+    FormatError
+        For a mask that cannot be read, has another shape or lies elsewhere than its image, is a picture in colours, or holds
+        fractions or a label without a name.
+    """
+    scan = read_scan(path)
+    if scan.values.shape[1:] != on.values.shape[1:]:
+        got, expected = scan.values.shape[1:], on.values.shape[1:]
+        raise FormatError("the mask does not have the shape of its image", where=path, got=got, expected=expected)
+    if (apart := _apart(scan, on)) > 0.5:
+        do = "give both the affine of the scan that was outlined"
+        raise FormatError("the mask lies elsewhere than its image", where=path, got=f"up to {apart:.1f} voxels apart", do=do)
+    values = np.asarray(scan.values[0])
+    if (scan.values != values).any():
+        do = "save labels as grey values 0, 1, 2 …"
+        raise FormatError("the mask is a picture in colours", where=path, got=f"{len(scan.values)} channels", do=do)
+    if values.dtype.kind == "f" and not (values % 1 == 0).all():
+        raise FormatError("the mask holds values between labels", where=path, expected=f"whole numbers from 0 to {structures}")
     if structures == 1 and set(np.unique(values).tolist()) <= {0, 255}:
         values = values > 0
     if values.min(initial=0) < 0 or values.max(initial=0) > structures:
@@ -62,16 +86,27 @@ def read_mask(path: Path, structures: int) -> NDArray[np.int16]:
     return np.asarray(values, np.int16)
 
 
-def write_mask(out: Path, name: str, labels: NDArray[np.uint8], scan: Scan) -> Path:
-    """Write labels as NIfTI where the scan has a place in space, else as PNG; return the file."""
+def _apart(scan: Scan, other: Scan) -> float:
+    """Return how far the corners of two scans of one shape lie apart at most, in voxels; 0 where one has no place in space."""
+    if scan.affine is None or other.affine is None:
+        return 0.0
+    sides = np.array(scan.values.shape[:0:-1]) - 1.0
+    corners = np.array([[*(sides * at), 1.0] for at in np.ndindex(2, 2, 2)])
+    moved = np.linalg.solve(scan.affine, (other.affine - scan.affine) @ corners.T)
+    return float(np.abs(moved[:3]).max())
+
+
+def write_mask(out: Path, name: str, labels: NDArray[np.uint8], scan: Scan, *, taken: set[str]) -> Path:
+    """Write labels as NIfTI where the scan has a place in space, else as PNG; return the file, of another name than ``taken``."""
+    stem = file_name(name, taken)
     if scan.affine is not None and labels.ndim == 3:
-        path = out / "masks" / f"{file_name(name)}.nii.gz"
+        path = out / "masks" / f"{stem}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_on(path, labels, scan)
         return path
     from PIL import Image
 
-    path = out / "masks" / f"{file_name(name)}.png"
+    path = out / "masks" / f"{stem}.png"
     with replacing(path) as temporary:
         Image.fromarray(np.asarray(labels if labels.ndim == 2 else labels.max(axis=0), np.uint8)).save(temporary)
     return path
@@ -103,15 +138,23 @@ class Rows(Sequence[NDArray[Any]]):
         return self.kept[self.rows[place]]
 
 
-def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int) -> Kept:
-    """Decode every image once into ``out/decoded``: grey or colour as the first one is, sides at most twice ``size``."""
+class Kind(NamedTuple):
+    """What pictures are like: their axes of space (2 or 3), and channels."""
+
+    axes: int
+    channels: int
+
+
+def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int, kind: Kind | None = None) -> Kept:
+    """Decode every image once into ``out/decoded``, sides at most twice ``size``; one of another kind is set aside.
+
+    ``kind`` is what a network takes; by default that of most of a few images spread over all. Grey and colour become each other.
+    """
     rows = found.images.to_dicts()
-    channels = next((scan.values.shape[0] for row in rows if (scan := _try(found.root, row, pictures)) is not None), 1)
+    axes, channels = kind or _usual(found, rows, pictures)
 
     def decode(k: int) -> Sample:
-        values = read_image(found.root, rows[k], pictures).values
-        if len(values) != channels:
-            values = values.mean(axis=0, keepdims=True) if channels == 1 else np.repeat(values[:1], channels, axis=0)
+        values = _channels(read_image(found.root, rows[k], pictures).values, axes, channels, where=rows[k]["path"])
         if pictures.mirror and rows[k].get("laterality") == "left":
             values = values[..., ::-1]
         width = [max(side / (2 * size), 1.0) for side in values.shape[1:]]
@@ -122,20 +165,45 @@ def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int) -> Kept:
 
     paths = [path for path in found.images["path"] if (found.root / path).is_file()]
     stamps = content_key(found.images.filter(pl.col("path").is_in(paths)), found.root)
-    key = fingerprint(stamps, found.images["image_id"].to_list(), size, pictures.mirror, channels)
+    key = fingerprint(stamps, rows, size, pictures.modality, pictures.mirror, axes, channels)
     return Kept(decode_once(decode, len(rows), folder=out / "decoded", key=key))
 
 
-def _try(root: Path, row: dict[str, Any], pictures: Pictures) -> Scan | None:
-    try:
-        return read_image(root, row, pictures)
-    except FormatError:
-        return None
+def _usual(found: Listed, rows: list[dict[str, Any]], pictures: Pictures) -> Kind:
+    """Return the most frequent kind of up to 16 images spread over all; the simpler one of two that are as frequent."""
+    seen: Counter[Kind] = Counter()
+    for k in np.unique(np.linspace(0, len(rows) - 1, _PROBES).astype(int)):
+        try:
+            values = read_image(found.root, rows[k], pictures).values
+        except FormatError:
+            continue
+        seen[Kind(values.ndim - 1, len(values))] += 1
+    return min(seen, key=lambda kind: (-seen[kind], kind)) if seen else Kind(2, 1)
+
+
+def _channels(values: NDArray[Any], axes: int, channels: int, *, where: str) -> NDArray[Any]:
+    """Return a picture with the wanted channels: grey is the mean of colours, colours are grey repeated."""
+    if values.ndim - 1 != axes:
+        names = {2: "a picture", 3: "a volume"}
+        raise FormatError("the image is of another kind", where=where, got=names.get(values.ndim - 1), expected=names[axes])
+    if len(values) == channels:
+        return values
+    if channels == 1 and len(values) == 3:
+        return np.asarray(values.mean(axis=0, keepdims=True, dtype=np.float32))
+    if channels == 3 and len(values) == 1:
+        return np.repeat(values, channels, axis=0)
+    raise FormatError("the image has another number of channels", where=where, got=len(values), expected=channels)
 
 
 def read_image(root: Path, row: dict[str, Any], pictures: Pictures) -> Scan:
-    """Read the scan or picture of a row of the images table."""
-    return read_scan(root / row["path"], series=row.get("series"), modality=pictures.modality, inverted=bool(row.get("inverted")))
+    """Read the scan or picture of a row of the images table; what breaks its reader is a FormatError too."""
+    path = root / row["path"]
+    try:
+        return read_scan(path, series=row.get("series"), modality=pictures.modality, inverted=bool(row.get("inverted")))
+    except ClinomeError:
+        raise
+    except Exception as error:  # one bad file never ends a run
+        raise FormatError(fault_of(error)[0], where=path, got=type(error).__name__) from error
 
 
 def all_aside(found: Listed, decoded: Decoded) -> pl.DataFrame:

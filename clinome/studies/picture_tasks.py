@@ -18,21 +18,18 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.cohort.leakage import leakage, refuse_leaking
-from clinome.cohort.splits import folds as split_folds
-from clinome.cohort.splits import split as split_people
 from clinome.core.errors import CohortError, FormatError, SchemaError, StudyError
 from clinome.core.files import usable_folder, write_json
 from clinome.core.provenance import write_provenance
-from clinome.core.schema import SPLITS, TARGETS
-from clinome.formats.table import read_checked, read_table
 from clinome.imaging.pictures import Preparation
-from clinome.imaging.prediction import Recipe, predict, train_predictor
+from clinome.imaging.prediction import Recipe, predict, read_predictor, train_predictor
 from clinome.imaging.reading import fault_of, set_aside_table
 from clinome.imaging.resample import Spread
 from clinome.imaging.scan import Scan
 from clinome.imaging.targets import Target
-from clinome.studies.picture_files import Rows, all_aside, decoded, leave, listed, plain, read_image, read_mask, write_mask
-from clinome.studies.task_file import Pictures, Predict, Split, Task
+from clinome.studies.picture_examples import examples_of, flow_of
+from clinome.studies.picture_files import Kind, Rows, all_aside, decoded, leave, listed, plain, read_image, read_mask, write_mask
+from clinome.studies.task_file import Pictures, Predict, Task
 
 _PLANNED_ON = 100  # cases that a segmenter's plan looks at
 
@@ -56,7 +53,7 @@ def train(task: Task, out: Path) -> pl.DataFrame:
 def predict_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     """Predict every image with the predictor in ``model``; return and leave ``predictions`` (``core.schema.PREDICTIONS``)."""
     out, found = usable_folder(out), listed(pictures)
-    kept = decoded(found, pictures, out, size=_size_of(model))
+    kept = decoded(found, pictures, out, **_taken_by(model))
     images = found.images[kept.decoded.rows]
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
     predictions = predict(model, kept, **names)
@@ -71,19 +68,20 @@ def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``). Returns the images table with a
     column ``mask_path`` and ``certainty``, the mean probability of the chosen class along the contours.
     """
-    from clinome.imaging.segmenter import segmenter
+    from clinome.imaging.segmentation import segmenter
 
     if not (model / "segmenter.json").is_file():
         do = "name the folder `segmenter` in what `clinome train` wrote"
         raise FormatError("this folder holds no segmenter", where=model, do=do)
     apply = segmenter(model)
     out, found = usable_folder(out), listed(pictures)
-    rows, faults = [], dict[int, tuple[str, str]]()
+    (out / "segmentations.parquet").unlink(missing_ok=True)  # of a run before this one: masks are replaced one by one
+    rows, faults, taken = [], dict[int, tuple[str, str]](), set[str]()
     for k, row in enumerate(found.images.iter_rows(named=True)):
         try:
             scan = read_image(found.root, row, pictures)
             one = apply(_case(row, scan))
-            path = write_mask(out, row["image_id"], one.labels, scan)
+            path = write_mask(out, row["image_id"], one.labels, scan, taken=taken)
         except (FormatError, CohortError) as error:  # of another kind than the network was taught
             faults[k] = fault_of(error)
             continue
@@ -104,14 +102,16 @@ def _train_predictor(task: Task, about: Predict, out: Path) -> pl.DataFrame:
     found = listed(task.images, fingerprints=True)
     kept = decoded(found, task.images, out, size=about.size)
     images = found.images[kept.decoded.rows]
-    examples = _examples(images, task, [*about.classes, *about.numbers])
+    chosen = examples_of(images, task, classes=about.classes, numbers=about.numbers)
+    examples = chosen.table
     order = {name: k for k, name in enumerate(images["image_id"])}
     shown = Rows(kept, [order[name] for name in examples["example_id"]])
     dims = np.asarray(shown[0]).ndim - 1
     targets = [Target(name, "classes", helps=name in about.helps) for name in about.classes]
     targets += [Target(name, "number", helps=name in about.helps) for name in about.numbers]
-    aside = all_aside(found, kept.decoded)
-    leave(out, set_aside=aside)
+    unreadable = all_aside(found, kept.decoded)
+    flow = flow_of(found, unreadable, chosen)
+    leave(out, set_aside=pl.concat([unreadable, chosen.left_out], how="diagonal_relaxed"), flow=flow.table())
     return train_predictor(
         shown,
         examples,
@@ -149,69 +149,14 @@ def _network(about: Predict, dims: int) -> Any:
     return inception_v3.Config()
 
 
-def _size_of(model: Path) -> int:
-    import json
+def _taken_by(model: Path) -> dict[str, Any]:
+    """Return what pictures the predictor in ``model`` takes: their ``size``, and the ``kind`` of them."""
+    from clinome.nn.saving import config_of
 
-    try:
-        about = json.loads((model / "predictor.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise FormatError("this folder holds no predictor", where=model, do="name the folder that `clinome train` wrote") from error
-    return int(max(about["preparation"]["shape"]))
-
-
-def _examples(images: pl.DataFrame, task: Task, names: Sequence[str]) -> pl.DataFrame:
-    """Return the examples of a task: images with their targets and split; images without either are left out."""
-    table = images.rename({"image_id": "example_id"})
-    if task.images.targets is not None:
-        known = read_checked(task.images.targets, TARGETS)
-        key = "image_id" if "image_id" in known.columns else "participant_id"
-        known = known.rename({"image_id": "example_id"}) if key == "image_id" else known
-        on = "example_id" if key == "image_id" else key
-        missing = [name for name in names if name not in known.columns]
-        if missing:
-            raise SchemaError(
-                f"the table of targets has no column {missing[0]!r}", where=task.images.targets, got=", ".join(known.columns)
-            )
-        table = table.join(known.select(on, *names), on=on, how="left", maintain_order="left")
-    elif missing := [name for name in names if name not in table.columns]:
-        raise SchemaError(
-            f"the images table has no column {missing[0]!r}",
-            where=task.images.path,
-            got=", ".join(images.columns),
-            do="name a table of what is known with targets",
-        )
-    table = table.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in names))
-    if not table.height:
-        raise CohortError("no image has a target", do="compare the image_id or participant_id of both tables")
-    return _with_split(table, task)
-
-
-def _with_split(table: pl.DataFrame, task: Task) -> pl.DataFrame:
-    """Add the column ``split`` (and family_id), by the table that the task names or at random; people of neither are left out."""
-    about = task.split
-    if about.participants is not None:
-        people = read_table(about.participants).frame
-        table = table.join(people.select("participant_id", "family_id"), on="participant_id", how="left", maintain_order="left")
-    if about.path is not None:
-        chosen = read_checked(about.path, SPLITS)
-    else:
-        columns = ["participant_id", *(["family_id"] if "family_id" in table.columns else [])]
-        who = table.select(columns).unique("participant_id", keep="first", maintain_order=True)
-        families = who["family_id"].to_list() if "family_id" in who.columns else None
-        chosen = _at_random(who["participant_id"].to_list(), families, about, task.task.seed)
-    found = table.join(chosen, on="participant_id", maintain_order="left")
-    if not found.height:
-        raise CohortError(
-            "the splits name nobody who has an image", where=about.path, do="compare the participant_id of both tables"
-        )
-    return found
-
-
-def _at_random(people: list[str], families: list[str | None] | None, about: Split, seed: int) -> pl.DataFrame:
-    if about.folds:
-        return split_folds(people, families, k=about.folds, seed=seed)
-    shares = {"train": 1 - about.validation - about.test, "validation": about.validation, "test": about.test}
-    return split_people(people, families, fractions=shares, seed=seed)
+    known = read_predictor(model)
+    shape = known.preparation.shape
+    config = config_of(known.files(next(iter(known.coded)))[0])
+    return {"size": int(max(shape)), "kind": Kind(len(shape), int(config.get("channels_in", 1)))}
 
 
 # --------------------------------------------------------------------------------------------------------------------- segmenters
@@ -219,10 +164,10 @@ def _at_random(people: list[str], families: list[str | None] | None, about: Spli
 
 def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     from clinome.imaging.models import unet, unet3d
-    from clinome.imaging.patches import PatchPreparation
+    from clinome.imaging.patches import Preparation as PatchPreparation
     from clinome.imaging.planner import Budget, describe, plan_network
+    from clinome.imaging.segmentation import Recipe as SegmenterRecipe
     from clinome.imaging.segmentation import train_segmenter
-    from clinome.imaging.segmenter import SegmenterRecipe
 
     about = task.segment
     assert about is not None
@@ -231,7 +176,8 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
         raise SchemaError(
             f"the images table has no column {about.masks!r}", where=task.images.path, expected="the path of each image's mask"
         )
-    table = _with_split(found.images.drop_nulls(about.masks).rename({"image_id": "example_id"}), task)
+    chosen = examples_of(found.images, task, masks=[about.masks])
+    table = chosen.table
     report = refuse_leaking(leakage(table), allow=task.split.allow)
     sides = {name: table.filter(pl.col("split") == name) for name in ("train", "validation", "test")}
     for name, side in sides.items():
@@ -242,9 +188,8 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     def cases(side: pl.DataFrame) -> Iterator[Any]:
         for row in side.iter_rows(named=True):
             try:
-                yield _case(
-                    row, read_image(found.root, row, task.images), read_mask(found.root / row[about.masks], len(about.structures))
-                )
+                scan = read_image(found.root, row, task.images)
+                yield _case(row, scan, read_mask(found.root / row[about.masks], len(about.structures), on=scan))
             except FormatError as error:
                 faults[row["example_id"]] = fault_of(error)
 
@@ -256,8 +201,7 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     facts = describe(
         [Scan(c.image, c.spacing_mm) for c in some], [np.asarray(c.labels) for c in some], classes=len(about.structures) + 1
     )
-    seconds = 60 * about.minutes
-    plan = plan_network(facts, Budget(seconds=seconds, flops_per_second=1.3e11, orthogonal=True))
+    plan = plan_network(facts, Budget(seconds=60 * about.minutes, flops_per_second=1.3e11))
     plan.save(out / "plan.json")
     network: Any = unet3d if plan.dims == 3 else unet
     config = (
@@ -268,11 +212,12 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     recipe = SegmenterRecipe(
         patch=plan.patch,
         batch=plan.batch,
-        seconds=seconds,
+        steps=plan.steps,
         optimiser="muon",
         learning_rate=0.02,
         weight_decay=0.05,
         clip=12.0,
+        average=min(0.995, 1 - 10 / plan.steps),
         spread=Spread(rotation_degrees=15, scale=0.15, elastic_mm=0.8, elastic_grid_mm=12),
         precision="measure",
         seed=task.task.seed,
@@ -286,17 +231,16 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
         folder=out / "segmenter",
         structures=list(about.structures),
         preparation=PatchPreparation(None if unscaled else plan.spacing_mm, plan.intensity, plan.labelled),
-        allow=task.split.allow,
         threads=task.task.threads,
     )
-    plan = plan.for_steps(trained.steps, str(trained.reason))
-    plan.save(out / "plan.json")
     metrics, overlaps = _judged(out, cases, sides, about.structures)
     ids = {name: k for k, name in enumerate(found.images["image_id"])}
     aside = set_aside_table(found.images, {ids[name]: fault for name, fault in faults.items()})
     splits = table.select("participant_id", "split").unique(maintain_order=True)
-    aside = pl.concat([found.set_aside, aside], how="diagonal_relaxed")
-    leave(out, metrics=metrics, overlaps=overlaps, leakage=report, splits=splits, set_aside=aside)
+    unreadable = pl.concat([found.set_aside, aside], how="diagonal_relaxed")
+    flow = flow_of(found, unreadable, chosen)
+    aside = pl.concat([unreadable, chosen.left_out], how="diagonal_relaxed")
+    leave(out, metrics=metrics, overlaps=overlaps, leakage=report, splits=splits, set_aside=aside, flow=flow.table())
     write_json(out / "history.json", trained.history)
     write_provenance(out, settings={"plan": asdict(plan), "recipe": asdict(recipe)}, seed=task.task.seed)
     return metrics
@@ -305,7 +249,7 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
 def _judged(out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Segment the test images and compare with their masks; the mean shape of the training masks stands beside."""
     from clinome.evaluate.segmentation import compare_masks, segmentation
-    from clinome.imaging.segmenter import segmenter
+    from clinome.imaging.segmentation import segmenter
     from clinome.imaging.shape_floor import likeliest, mean_shape
 
     labels = {name: k + 1 for k, name in enumerate(structures)}
@@ -327,12 +271,7 @@ def _case(row: dict[str, Any], scan: Scan, labels: NDArray[np.int16] | None = No
     from clinome.imaging.patches import Case
 
     name = row.get("example_id") or row["image_id"]
-    if labels is not None and labels.shape != scan.values.shape[1:]:
-        raise FormatError(
-            "the mask does not have the shape of its image", where=row["path"], got=labels.shape, expected=scan.values.shape[1:]
-        )
-    family = row.get("family_id") or ""
-    return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"], family_id=family)
+    return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"])
 
 
 def _certainty(one: Any) -> float | None:

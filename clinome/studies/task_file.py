@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from clinome.cohort.leakage import CHECKS
 from clinome.core.errors import StudyError
 from clinome.studies.toml_file import read_sections
+
+NETWORKS = Literal["resnet18", "resnet50", "inception_v3", "densenet121"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,13 @@ class Split:
     allow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse shares that leave nobody to learn from."""
+        """Refuse two splits at once, unknown checks, and shares that leave nobody to learn from."""
         if self.folds < 0 or self.folds == 1:
             raise StudyError("folds is out of range", got=self.folds, expected="0, or 2 and more")
+        if self.folds and self.path is not None:
+            raise StudyError("a table of splits says already who is in which fold", got=f"folds {self.folds} and {self.path.name}")
+        if unknown := set(self.allow) - set(CHECKS):
+            raise StudyError("there is no such check of leakage to allow", got=min(unknown), expected=", ".join(CHECKS))
         if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
             raise StudyError(
                 "validation and test are shares that leave somebody to learn from", got=f"{self.validation} and {self.test}"
@@ -80,7 +87,7 @@ class Predict:
     classes: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     helps: tuple[str, ...] = ()
-    network: Literal["resnet18", "resnet50", "inception_v3", "densenet121"] = "resnet18"
+    network: NETWORKS = "resnet18"
     weights: Path | None = None
     size: int = 112
     epochs: int = 30
@@ -99,6 +106,8 @@ class Predict:
                 got=f"classes {list(self.classes)}, numbers {list(self.numbers)}, helps {list(self.helps)}",
                 expected="columns in classes or numbers; some of them in helps",
             )
+        if self.network not in get_args(NETWORKS):
+            raise StudyError("there is no such network", got=self.network, expected=", ".join(get_args(NETWORKS)))
         for name, least in (("size", 8), ("epochs", 1), ("batch", 2), ("members", 1), ("turns", 1)):
             if getattr(self, name) < least:
                 raise StudyError(f"{name} is out of range", got=getattr(self, name), expected=f"{least} or more")
