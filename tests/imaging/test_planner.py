@@ -14,6 +14,7 @@ from clinome.core.errors import CohortError, FormatError, StudyError
 from clinome.imaging.models.unet3d import Config, Model
 from clinome.imaging.planner import Budget, Facts, Plan, describe, halving, network, plan_network, target_spacing
 from clinome.imaging.scan import Scan
+from clinome.train.muon import is_matrix, orthogonalised
 
 
 def alike(n: int, shape: tuple[int, ...], spacing: tuple[float, ...], *, channels: int = 1, classes: int = 3) -> Facts:
@@ -82,6 +83,25 @@ def test_operations_are_those_that_torch_counts_and_the_network_can_be_built() -
         scores = Model(config)(torch.empty(1, 2, *net.patch))
     assert scores.shape == (1, 3, *net.patch)
     assert counter.get_total_flops() * 3 == pytest.approx(net.flops)
+
+
+def test_operations_of_the_optimiser_are_those_that_torch_counts() -> None:
+    net = network((20, 44, 36), (3.0, 1.0, 1.0), 8, 2, 3)
+    model = Model(Config.nnunet(2, 3, net.widths, halvings=net.halvings, kernels=net.kernels, supervised=0))
+    with FlopCounterMode(display=False) as counter:
+        for weight in filter(is_matrix, model.parameters()):
+            orthogonalised(weight.detach().flatten(1))
+    assert counter.get_total_flops() == pytest.approx(net.orthogonal)
+
+
+def test_on_small_patches_the_optimisers_work_narrows_the_network() -> None:
+    small, large = alike(30, (40, 40), (1.0, 1.0), classes=2), alike(208, (36, 50, 35), (1.0, 1.0, 1.0))
+    for facts, seconds, widths in ((small, 3, (32, 16)), (large, 1800, (32, 32))):
+        plain, muon = (plan_network(facts, Budget(seconds=seconds, orthogonal=orthogonal)) for orthogonal in (False, True))
+        assert (plain.widths[0], muon.widths[0]) == widths
+        assert muon.steps * muon.flops_per_step / 2e11 == pytest.approx(seconds, rel=0.01)
+    told = muon.for_steps(7, "seven were asked for")
+    assert (told.steps, told.reasons["steps"], told.patch) == (7, "seven were asked for", muon.patch)
 
 
 def test_a_short_time_narrows_the_network_and_a_long_one_is_nnunets() -> None:
