@@ -15,7 +15,8 @@ from torch import nn
 from clinome.core.errors import FormatError, OutputError, SchemaError, StudyError
 from clinome.nn import weight_files
 from clinome.nn.weight_files import LOCK, check_lock, find_weights, read_weights, sha256
-from clinome.nn.weights import Preprocessing, adapt_channels, load_weights
+from clinome.nn.weight_keys import adapt_channels
+from clinome.nn.weights import Preprocessing, load_weights
 
 
 def network(channels: int = 3) -> nn.Sequential:

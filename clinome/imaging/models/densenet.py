@@ -31,7 +31,8 @@ from clinome.nn.example import Example, supervised_example
 from clinome.nn.losses import supervised
 from clinome.nn.norms import Norm, norm
 from clinome.nn.soft_attention import Pool, pooling
-from clinome.nn.weights import IMAGENET, RADIMAGENET, TORCHVISION, Layout, Preprocessing, Source, numbered
+from clinome.nn.weight_keys import Layout, numbered
+from clinome.nn.weights import IMAGENET, RADIMAGENET, TORCHVISION, Preprocessing, Source
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _MAX_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}

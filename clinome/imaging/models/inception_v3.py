@@ -32,7 +32,8 @@ from clinome.nn.example import Example, supervised_example
 from clinome.nn.losses import supervised
 from clinome.nn.norms import Norm, norm
 from clinome.nn.soft_attention import Pool, pooling
-from clinome.nn.weights import RADIMAGENET, TORCHVISION, Preprocessing, Source, numbered
+from clinome.nn.weight_keys import numbered
+from clinome.nn.weights import RADIMAGENET, TORCHVISION, Preprocessing, Source
 
 Kernel = int | tuple[int, int]
 

@@ -31,7 +31,8 @@ from clinome.nn.example import Example, supervised_example
 from clinome.nn.losses import supervised
 from clinome.nn.norms import Norm, norm
 from clinome.nn.soft_attention import Pool, pooling
-from clinome.nn.weights import IMAGENET, RADIMAGENET, TORCHVISION, Source, numbered
+from clinome.nn.weight_keys import numbered
+from clinome.nn.weights import IMAGENET, RADIMAGENET, TORCHVISION, Source
 
 _LAYERS: tuple[Literal[18, 34, 50, 101], ...] = (18, 34, 50, 101)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}

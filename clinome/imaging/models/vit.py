@@ -32,7 +32,8 @@ from torch.nn import functional as F
 from clinome.core.errors import SchemaError
 from clinome.nn.example import Example, supervised_example
 from clinome.nn.losses import supervised
-from clinome.nn.weights import IMAGENET, TORCHVISION, Layout, Source
+from clinome.nn.weight_keys import Layout
+from clinome.nn.weights import IMAGENET, TORCHVISION, Source
 
 
 @dataclass(frozen=True)
