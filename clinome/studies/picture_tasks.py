@@ -21,10 +21,10 @@ from clinome.cohort.leakage import leakage, refuse_leaking
 from clinome.core.errors import CohortError, FormatError, SchemaError, StudyError
 from clinome.core.files import usable_folder, write_json
 from clinome.core.provenance import write_provenance
+from clinome.imaging.geometry import Spread
 from clinome.imaging.pictures import Preparation
 from clinome.imaging.prediction import Recipe, predict, read_predictor, train_predictor
 from clinome.imaging.reading import fault_of, set_aside_table
-from clinome.imaging.resample import Spread
 from clinome.imaging.scan import Scan
 from clinome.imaging.targets import Target
 from clinome.studies.picture_examples import examples_of, flow_of
@@ -68,7 +68,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``). Returns the images table with a
     column ``mask_path`` and ``certainty``, the mean probability of the chosen class along the contours.
     """
-    from clinome.imaging.segmentation import segmenter
+    from clinome.imaging.segmenter import segmenter
 
     if not (model / "segmenter.json").is_file():
         do = "name the folder `segmenter` in what `clinome train` wrote"
@@ -164,10 +164,10 @@ def _taken_by(model: Path) -> dict[str, Any]:
 
 def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     from clinome.imaging.models import unet, unet3d
-    from clinome.imaging.patches import Preparation as PatchPreparation
+    from clinome.imaging.patches import PatchPreparation
     from clinome.imaging.planner import Budget, describe, plan_network
-    from clinome.imaging.segmentation import Recipe as SegmenterRecipe
     from clinome.imaging.segmentation import train_segmenter
+    from clinome.imaging.segmenter import SegmenterRecipe
 
     about = task.segment
     assert about is not None
@@ -201,7 +201,8 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     facts = describe(
         [Scan(c.image, c.spacing_mm) for c in some], [np.asarray(c.labels) for c in some], classes=len(about.structures) + 1
     )
-    plan = plan_network(facts, Budget(seconds=60 * about.minutes, flops_per_second=1.3e11))
+    seconds = 60 * about.minutes
+    plan = plan_network(facts, Budget(seconds=seconds, flops_per_second=1.3e11, orthogonal=True))
     plan.save(out / "plan.json")
     network: Any = unet3d if plan.dims == 3 else unet
     config = (
@@ -212,12 +213,11 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     recipe = SegmenterRecipe(
         patch=plan.patch,
         batch=plan.batch,
-        steps=plan.steps,
+        seconds=seconds,
         optimiser="muon",
         learning_rate=0.02,
         weight_decay=0.05,
         clip=12.0,
-        average=min(0.995, 1 - 10 / plan.steps),
         spread=Spread(rotation_degrees=15, scale=0.15, elastic_mm=0.8, elastic_grid_mm=12),
         precision="measure",
         seed=task.task.seed,
@@ -231,8 +231,11 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
         folder=out / "segmenter",
         structures=list(about.structures),
         preparation=PatchPreparation(None if unscaled else plan.spacing_mm, plan.intensity, plan.labelled),
+        allow=task.split.allow,
         threads=task.task.threads,
     )
+    plan = plan.for_steps(trained.steps, str(trained.reason))
+    plan.save(out / "plan.json")
     metrics, overlaps = _judged(out, cases, sides, about.structures)
     ids = {name: k for k, name in enumerate(found.images["image_id"])}
     aside = set_aside_table(found.images, {ids[name]: fault for name, fault in faults.items()})
@@ -249,7 +252,7 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
 def _judged(out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Segment the test images and compare with their masks; the mean shape of the training masks stands beside."""
     from clinome.evaluate.segmentation import compare_masks, segmentation
-    from clinome.imaging.segmentation import segmenter
+    from clinome.imaging.segmenter import segmenter
     from clinome.imaging.shape_floor import likeliest, mean_shape
 
     labels = {name: k + 1 for k, name in enumerate(structures)}
@@ -271,7 +274,8 @@ def _case(row: dict[str, Any], scan: Scan, labels: NDArray[np.int16] | None = No
     from clinome.imaging.patches import Case
 
     name = row.get("example_id") or row["image_id"]
-    return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"])
+    family = row.get("family_id") or ""
+    return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"], family_id=family)
 
 
 def _certainty(one: Any) -> float | None:
