@@ -204,7 +204,9 @@ def _volumes(scan: Scan, labels: NDArray[np.int16] | None, names: Sequence[str],
     if scan.spacing_mm is None:
         raise FormatError("the size of a pixel is not known", where=scan.path, do="give scans in DICOM or NIfTI")
     total = "total" if len(names) > 1 else None
-    traits = measure_volumes(labels, spacing_mm=scan.spacing_mm, names=dict(enumerate(names, start=1)), total=total)
+    traits = measure_volumes(
+        labels, spacing_mm=scan.spacing_mm, names=dict(enumerate(names, start=1)), affine=scan.affine, total=total
+    )
     return traits, labels, np.nan if certainty is None else certainty
 
 

@@ -1,9 +1,10 @@
 """Volumes and surfaces of structures in a scan, in cubic and square millimetres, from labels or from probabilities.
 
 A volume of labels is voxels times their size. With probabilities the expected volume, Σ p, counts a voxel at the edge in part
-(partial volume), which for small structures matters more than the choice of a threshold. A surface is the mesh of marching cubes
-(Lorensen & Cline 1987, by scikit-image) at one half, of the probabilities or of the labels smoothed by 0.7 voxels: on bare labels
-the mesh climbs stairs and is about a tenth too large.
+(partial volume), which for small structures matters more than the choice of a threshold. A voxel of a scan whose axes are not at
+right angles (a tilted gantry, a sheared affine) is smaller than the product of its sides: there the affine says. A surface is the
+mesh of marching cubes (Lorensen & Cline 1987, by scikit-image) at one half, of the probabilities or of the labels smoothed by 0.7
+voxels: on bare labels the mesh climbs stairs and is about a tenth too large.
 
 References
 ----------
@@ -37,6 +38,7 @@ def measure_volumes(
     *,
     spacing_mm: tuple[float, ...],
     names: Mapping[int, str],
+    affine: NDArray[np.float64] | None = None,
     probabilities: NDArray[np.floating] | None = None,
     surface: bool = True,
     total: str | None = None,
@@ -51,6 +53,9 @@ def measure_volumes(
         Distance between neighbours along each axis of ``labels``.
     names
         What each label is called, in the order wanted.
+    affine
+        Of a volume, from the index (x, y, z, 1) of ``labels[z, y, x]`` to mm (``Scan.affine``): a voxel has the volume |det|, and
+        surfaces are sheared as the scan is. None: the axes are at right angles.
     probabilities
         Of each label, shape (n_labels, *labels.shape), in the order of ``names``; then volumes and surfaces rest on them, and
         ``labels`` only says where a structure is cut by the scan.
@@ -74,22 +79,25 @@ def measure_volumes(
         raise ValueError(f"spacing_mm must hold a positive number for each of {labels.ndim} axes, got {spacing_mm}")
     if probabilities is not None and probabilities.shape != (len(names), *labels.shape):
         raise ValueError(f"probabilities must have the shape {(len(names), *labels.shape)}, got {probabilities.shape}")
+    if affine is not None and (labels.ndim != 3 or np.shape(affine) != (4, 4)):
+        raise ValueError(f"an affine of shape (4, 4) places a volume, got {np.shape(affine)} for {labels.ndim} axes")
+    steps = np.diag(spacing_mm) if affine is None else np.asarray(affine, np.float64)[2::-1, 2::-1]
     found: dict[str, list[Trait]] = {}
     for k, (label, name) in enumerate(names.items()):
         soft = None if probabilities is None else np.asarray(probabilities[k], dtype=np.float64)
-        found[name] = _structure(labels == label, soft, spacing_mm, surface)
+        found[name] = _structure(labels == label, soft, steps, surface)
     if total is not None:
         soft = None if probabilities is None else np.asarray(probabilities, dtype=np.float64).sum(axis=0)
-        found[total] = _structure(np.isin(labels, list(names)), soft, spacing_mm, surface)
+        found[total] = _structure(np.isin(labels, list(names)), soft, steps, surface)
     return found
 
 
 def _structure(
-    outline: NDArray[np.bool_], soft: NDArray[np.float64] | None, spacing_mm: tuple[float, ...], surface: bool
+    outline: NDArray[np.bool_], soft: NDArray[np.float64] | None, steps: NDArray[np.float64], surface: bool
 ) -> list[Trait]:
-    """Measure one structure."""
+    """Measure one structure; column k of ``steps`` leads from a voxel to its neighbour along axis k, in mm."""
     three = outline.ndim == 3
-    amount = float((outline if soft is None else soft).sum()) * float(np.prod(spacing_mm))
+    amount = float((outline if soft is None else soft).sum()) * abs(float(np.linalg.det(steps)))
     flag = None
     if not outline.any():
         flag = "absent"
@@ -97,7 +105,7 @@ def _structure(
         flag = "touches the edge of the scan"
     found = [trait("volume" if three else "area", amount, "mm³" if three else "mm²", flag)]
     if three and surface:
-        found.append(trait("surface", surface_area(outline if soft is None else soft, spacing_mm), "mm²", flag))
+        found.append(trait("surface", _area(outline if soft is None else soft, steps), "mm²", flag))
     return found
 
 
@@ -106,6 +114,10 @@ def surface_area(structure: NDArray[np.generic], spacing_mm: tuple[float, ...]) 
 
     NaN for what is too thin to have an inside at one half. What reaches the edge of the scan is closed there.
     """
+    return _area(structure, np.diag(spacing_mm))
+
+
+def _area(structure: NDArray[np.generic], steps: NDArray[np.float64]) -> float:
     values = np.asarray(structure)
     (box,) = find_objects((values >= 0.5).astype(np.int8)) or (None,)
     if box is None:
@@ -117,5 +129,5 @@ def surface_area(structure: NDArray[np.generic], spacing_mm: tuple[float, ...]) 
     if inside.max() <= 0.5:
         return float("nan")
     measure = need("skimage.measure", "imaging")
-    corners, faces, _, _ = measure.marching_cubes(inside, level=0.5, spacing=spacing_mm)
-    return float(measure.mesh_surface_area(corners, faces))
+    corners, faces, _, _ = measure.marching_cubes(inside, level=0.5)
+    return float(measure.mesh_surface_area(corners @ steps.T, faces))

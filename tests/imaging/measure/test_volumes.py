@@ -38,6 +38,24 @@ def test_an_ellipsoid_at_any_spacing(spacing: tuple[float, float, float]) -> Non
     assert (volume.unit, surface.unit, volume.flag) == ("mm³", "mm²", None)
 
 
+def test_a_sheared_scan_has_voxels_of_the_size_of_its_determinant() -> None:
+    """A ball sampled on axes that are not at right angles keeps its volume and surface; the product of spacings would not."""
+    shear = np.array([[1.0, 0.0, 0.6, -9.0], [0.0, 0.8, 0.3, 2.0], [0.0, 0.0, 1.6, 30.0], [0.0, 0.0, 0.0, 1.0]])
+    z, y, x = np.mgrid[:40, :70, :90]
+    places = np.einsum("ij,j...->i...", shear, np.stack([x, y, z, np.ones_like(x)]))[:3]
+    centre = (shear @ (44.5, 34.5, 19.5, 1.0))[:3]
+    ball = (np.linalg.norm(places - centre.reshape(3, 1, 1, 1), axis=0) < 15).astype(np.uint8)
+    spacing = tuple(float(mm) for mm in np.linalg.norm(shear[:3, :3], axis=0)[::-1])
+    volume, surface = measure_volumes(ball, spacing_mm=spacing, names={1: "ball"}, affine=shear)["ball"]
+    assert volume.value == pytest.approx(ball.sum() * 1.6 * 0.8)
+    assert_allclose(volume.value, 4 / 3 * np.pi * 15**3, rtol=0.01)
+    assert_allclose(surface.value, 4 * np.pi * 15**2, rtol=0.03)
+    by_sides = measure_volumes(ball, spacing_mm=spacing, names={1: "ball"}, surface=False)["ball"][0]
+    assert by_sides.value > 1.08 * volume.value
+    with pytest.raises(ValueError, match="places a volume"):
+        measure_volumes(ball[0], spacing_mm=spacing[:2], names={1: "ball"}, affine=shear)
+
+
 def test_probabilities_count_voxels_at_the_edge_in_part() -> None:
     distance = ellipsoid((24, 24, 24), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
     errors = []
