@@ -27,8 +27,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from clinome.evaluate.explained import between_groups
 from clinome.evaluate.floors import linear
-from clinome.evaluate.measuring import RESAMPLES, Array, Metric, Prepare, additive, metric_row, metrics_table, usable
+from clinome.evaluate.measuring import RESAMPLES, Metric, metric_row, metrics_table, usable
 from clinome.evaluate.outcomes import outcome
 from clinome.evaluate.ranking import AUROC
 from clinome.evaluate.regression import PEARSON
@@ -116,20 +117,4 @@ def _question(name: str, column: pl.Series) -> tuple[Metric, NDArray[np.bool_], 
     code = text.replace_strict(levels, range(len(levels)), default=None, return_dtype=pl.Float64).fill_null(np.nan).to_numpy()
     if len(levels) <= 2:
         return Metric(f"auroc:{name}={levels[-1] if levels else None}", AUROC.prepare), np.isfinite(code), code
-    return Metric(f"eta_squared:{name}", _eta_squared(len(levels))), np.isfinite(code), code
-
-
-def _eta_squared(levels: int) -> Prepare:
-    """Return how to prepare the share of the variance of a prediction between ``levels`` groups."""
-
-    def terms(code: Array, predicted: Array) -> NDArray[np.float64]:
-        y = predicted - predicted.mean()
-        member = np.asarray(code[:, None] == np.arange(levels), dtype=np.float64)
-        return np.column_stack([y, y * y, member, member * y[:, None]])
-
-    def of(sums: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
-        y, yy, size, total = sums[:, 0], sums[:, 1], sums[:, 2 : 2 + levels], sums[:, 2 + levels :]
-        between = np.divide(total**2, size, out=np.zeros_like(total), where=size > 0).sum(axis=1) - y**2 / n
-        return np.asarray(between / (yy - y**2 / n))
-
-    return additive(terms, of)
+    return Metric(f"eta_squared:{name}", between_groups(len(levels))), np.isfinite(code), code

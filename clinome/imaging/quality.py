@@ -6,15 +6,17 @@ make false discoveries where camera and ancestry go together. Nothing is dropped
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.schema import QUALITY, check
+from clinome.evaluate.explained import between_groups, on_a_line
 from clinome.imaging.features import Views
-from clinome.stats.reliability import Estimate, icc, interval, resampled_sums
+from clinome.stats.reliability import icc
+from clinome.stats.resampling import Estimate, bootstrap, interval
 
 _NOT_NUISANCE = {"image_id", "participant_id", "path", "laterality", "date", "modality"}
 
@@ -107,35 +109,13 @@ def nuisance_r2(column: NDArray[np.float64], nuisance: pl.Series, seen: Views, *
     if not text:
         x = nuisance.cast(pl.Float64).fill_null(np.nan).to_numpy()
         known &= np.isfinite(x)
-    y = column[known]
     people, person = np.unique(seen.person[known], return_inverse=True)
     if len(people) < 3:
         return Estimate(np.nan, np.nan, np.nan, len(people))
-    y = (y - y.mean()) / max(float(y.std()), 1e-300)
     if text:
-        groups, group = np.unique(nuisance.cast(pl.String).to_numpy()[known].astype(str), return_inverse=True)
-        member = (group[:, None] == np.arange(len(groups))).astype(np.float64)
-        terms = np.column_stack([np.ones_like(y), y, y**2, member, member * y[:, None]])
-        explained: Callable[[NDArray[np.float64]], NDArray[np.float64]] = _r2_of_groups
+        groups, code = np.unique(nuisance.cast(pl.String).to_numpy()[known].astype(str), return_inverse=True)
+        explained = between_groups(len(groups))(code, column[known], person, len(people))
     else:
-        x = x[known]
-        x = (x - x.mean()) / max(float(x.std()), 1e-300)
-        terms = np.column_stack([np.ones_like(y), y, y**2, x, x**2, x * y])
-        explained = _r2_of_line
-    per_person = np.column_stack([np.bincount(person, weights=t, minlength=len(people)) for t in terms.T]).astype(np.float64)
-    lower, upper = interval(explained(resampled_sums(per_person, resamples=resamples, seed=seed)))
-    return Estimate(float(explained(per_person.sum(axis=0)[None])[0]), lower, upper, len(people))
-
-
-def _r2_of_line(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    n, y, yy, x, xx, xy = sums.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((xy - x * y / n) ** 2 / ((xx - x**2 / n) * (yy - y**2 / n)))
-
-
-def _r2_of_groups(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    k = (sums.shape[1] - 3) // 2
-    n, y, yy, counts, totals = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3 : 3 + k], sums[:, 3 + k :]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        between = np.where(counts > 0, totals**2 / counts, 0.0).sum(axis=1) - y**2 / n
-        return np.asarray(between / (yy - y**2 / n))
+        explained = on_a_line(x[known], column[known], person, len(people))
+    lower, upper = interval(bootstrap([explained.of], len(people), resamples=resamples, seed=seed)[:, 0])
+    return Estimate(explained.value, lower, upper, len(people))
