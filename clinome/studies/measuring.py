@@ -37,7 +37,6 @@ Structure = Literal["vessels", "disc", "volumes"]
 _LABELS = {"vessels": ("vessel",), "disc": ("disc", "cup")}
 _KINDS = {"artery": 1, "vein": 2}
 _SHEET = 20  # contours on the contact sheet
-_STANDS_OUT = 3.0  # contrast from which a round bright patch is taken for a disc
 
 
 def measure_images(
@@ -182,7 +181,7 @@ def _disc_in(picture: NDArray[np.uint8], field: NDArray[np.bool_]) -> Circle | N
     if not field.any():
         return None
     found = find_disc(picture, field=field)
-    return found.circle if found.contrast >= _STANDS_OUT else None
+    return found.circle if found.stands_out else None
 
 
 def _disc(scan: Scan, labels: NDArray[np.int16] | None, names: Sequence[str], certainty: float | None) -> _Found:
@@ -195,7 +194,7 @@ def _disc(scan: Scan, labels: NDArray[np.int16] | None, names: Sequence[str], ce
     if picture is None:
         raise FormatError("the detector of the disc needs a colour photograph of 8 bits", got=f"{len(scan.values)} channels")
     found = find_disc(picture)
-    sure = min(found.disc_certainty, found.cup_certainty) if found.contrast >= _STANDS_OUT else 0.0
+    sure = min(found.disc_certainty, found.cup_certainty) if found.stands_out else 0.0
     return {"disc": measure_found(found, pixel_mm=_pixel_mm(scan))}, found.disc.astype(np.int16) + found.cup, sure
 
 

@@ -84,6 +84,11 @@ class FoundDisc(NamedTuple):
     disc_certainty: float
     cup_certainty: float
 
+    @property
+    def stands_out(self) -> bool:
+        """Whether the patch stands out enough to be taken for a disc."""
+        return self.contrast >= _CONTRAST
+
 
 def measure_disc(
     disc: NDArray[np.bool_],
@@ -135,7 +140,7 @@ def measure_disc(
 
 def measure_found(found: FoundDisc, *, pixel_mm: float | None = None) -> list[Trait]:
     """Measure what :func:`find_disc` drew; also flagged where no patch stands out enough to be taken for a disc."""
-    certainty = found.disc_certainty if found.contrast >= _CONTRAST else 0.0
+    certainty = found.disc_certainty if found.stands_out else 0.0
     return measure_disc(
         found.disc, found.cup, pixel_mm=pixel_mm, certainty=certainty, cup_certainty=min(found.cup_certainty, certainty)
     )
