@@ -9,15 +9,16 @@ import typer
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Result folder, as 'clinome run' or 'clinome gwas' wrote it.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Result folder, as the command that made it wrote it.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Page to write. [default: DIR/report.html]")] = None,
+    pictures: Annotated[bool, typer.Option(help="Show pictures of single people where the folder holds some.")] = True,
 ) -> None:
     """Write one self-contained HTML page from a result folder's saved tables.
 
     Example:
 
-        clinome report results --out results.html
+        clinome report results --out results.html --no-pictures
     """
     from clinome.report.page import write_report
 
-    typer.echo(write_report(folder, out=out))
+    typer.echo(write_report(folder, out=out, pictures=pictures))

@@ -89,7 +89,7 @@ def provenance(folder: Path) -> Provenance | None:
     machine = found.get("machine") or {}
     libraries = found.get("libraries") or {}
     memory = machine.get("memory_gib")
-    parts = (
+    parts: list[tuple[str, Any]] = [
         ("Clinome", found.get("clinome")),
         ("Command", found.get("command")),
         ("Seed", None if found.get("seed") is None else str(found["seed"])),
@@ -100,6 +100,29 @@ def provenance(folder: Path) -> Provenance | None:
         ("System", machine.get("system")),
         ("Python", machine.get("python")),
         ("Libraries", ", ".join(f"{name} {version}" for name, version in libraries.items()) or None),
-    )
+    ]
+    settings = found.get("settings")
+    parts += _trained((settings.get("training") or {}) if isinstance(settings, dict) else {})
     inputs = tuple((str(i.get("name")), file_size(i.get("bytes") or 0), str(i.get("sha256"))) for i in found.get("inputs") or ())
     return Provenance(tuple((name, plain(value)) for name, value in parts if value is not None), inputs)
+
+
+def _trained(about: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Say what was trained, from which weights, how precisely, where and how long."""
+    if not about:
+        return
+    count, parameters = about.get("networks"), about.get("parameters")
+    name = f"{about['network']}, " if about.get("network") else ""
+    many = f"{count} of " if count and count > 1 else ""
+    yield "Networks" if many else "Network", f"{name}{many}{whole(parameters)} parameters"
+    weights = about.get("weights")
+    if weights is None:
+        yield "Weights", "begun at random"
+    else:
+        of = weights["matched"] + weights["missing"]
+        source = f" ({weights['source']})" if weights.get("source") else ""
+        yield "Weights", f"{weights['name']}{source}, {weights['matched']} of {of} keys matched, sha256 {weights['sha256']}"
+    yield "Precision", about.get("precision")
+    yield "Device", about.get("device")
+    seconds = about.get("cpu_seconds")
+    yield "Training", None if seconds is None else f"{plain(float(seconds))} seconds of processor"

@@ -10,6 +10,7 @@ A section appears where its tables are there; ``docs/report.md`` lists which sec
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,31 @@ import clinome
 from clinome.core.errors import StudyError, need
 from clinome.core.files import replacing
 from clinome.report import numbers
+from clinome.report.examples import examples
 from clinome.report.flow import flow
+from clinome.report.learning import learning
 from clinome.report.loci import FEWEST, loci
 from clinome.report.manhattan import manhattan
 from clinome.report.methods import Summary, provenance, summary
 from clinome.report.phenotypes import phenotypes
 from clinome.report.qq import quantiles
+from clinome.report.quantities import quantities
 from clinome.report.reading import PARTS
+from clinome.report.reliability import groups, reliability
+from clinome.report.results import results
+from clinome.report.splits import images, leaks
 from clinome.report.truth import truth
 
 _HERE = Path(__file__).parent
 
 
-def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
+def write_report(folder: str | Path, *, out: str | Path | None = None, pictures: bool = True) -> Path:
     """Write the page of a result folder as ``folder/report.html`` (or ``out``), whole or not at all, and return its path.
+
+    Parameters
+    ----------
+    pictures
+        Whether it may hold pictures of single people (``examples.parquet``); averages of many are not meant.
 
     Raises
     ------
@@ -56,19 +68,27 @@ def write_report(folder: str | Path, *, out: str | Path | None = None) -> Path:
             "the folder holds no results to report" if folder.is_dir() else "there is no such folder",
             where=folder,
             expected=f"at least one of {', '.join(PARTS)}",
-            do="give the folder that 'clinome run' or 'clinome gwas' wrote (its --out)",
+            do="give the folder that a command such as 'clinome run', 'clinome gwas' or 'clinome train' wrote (its --out)",
         )
     path = folder / "report.html" if out is None else Path(out)
-    page = render(folder)
+    page = render(folder, pictures=pictures)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def render(folder: Path) -> str:
+def render(folder: Path, *, pictures: bool = True) -> str:
     """Return the page of a result folder as text."""
     about = summary(folder)
     parts: dict[str, Any] = {
+        "results": results(folder),
+        "reliability": reliability(folder),
+        "groups": groups(folder),
+        "quantities": quantities(folder),
+        "examples": examples(folder, pictures=pictures),
+        "learning": learning(folder),
+        "leaks": leaks(folder),
+        "images": images(folder),
         "flow": flow(folder),
         "phenotypes": phenotypes(folder),
         "manhattan": manhattan(folder, about.thresholds, trait=about.trait),
@@ -77,6 +97,12 @@ def render(folder: Path) -> str:
         "truth": truth(folder, about.truth_distance),
         "provenance": provenance(folder),
     }
+    found = [part for part in (parts["leaks"], parts["results"]) if part]
+    about = replace(
+        about,
+        headline=about.headline or (parts["results"].headline if parts["results"] else ()),
+        warnings=(*about.warnings, *(line for part in found for line in part.warnings)),
+    )
     data = _data(parts)
     jinja2 = need("jinja2", "report")
     templates = jinja2.Environment(
@@ -91,6 +117,7 @@ def render(folder: Path) -> str:
         "p": numbers.p_value,
         "span": numbers.base_pairs,
         "plain": numbers.plain,
+        "capitalised": lambda text: text[:1].upper() + text[1:],
         **{f"d{digits}": partial(numbers.decimals, digits=digits) for digits in (1, 2, 3, 4)},
     }
     text = templates.get_template("page.jinja").render(
@@ -111,6 +138,14 @@ def render(folder: Path) -> str:
 def _sections(about: Summary, parts: dict[str, Any]) -> list[tuple[str, str]]:
     """The navigation: (anchor, heading) of every section that is there."""
     named = (
+        ("results", "Results", parts["results"]),
+        ("reliability", "Reliability", parts["reliability"]),
+        ("groups", "Groups of people", parts["groups"]),
+        ("quantities", parts["quantities"].title if parts["quantities"] else "", parts["quantities"]),
+        ("examples", "Examples", parts["examples"]),
+        ("learning", "Learning curves", parts["learning"]),
+        ("images", "Images and splits", parts["images"]),
+        ("leakage", "Leakage", parts["leaks"]),
         ("participants", "Participants", parts["flow"]),
         ("phenotypes", "Phenotypes", parts["phenotypes"]),
         ("association", "Association", parts["manhattan"]),

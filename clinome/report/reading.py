@@ -25,6 +25,15 @@ PARTS = (
     "gwas/lambdas.parquet",
     "loci/loci.parquet",
     "loci/truth.parquet",
+    "metrics.parquet",
+    "predictions.parquet",
+    "segmentations.parquet",
+    "measured_traits.parquet",
+    "history.json",
+    "leakage.parquet",
+    "set_aside.parquet",
+    "counts.parquet",
+    "examples.parquet",
 )
 """The files that each bring a section of their own; a folder with none of them is not a result folder."""
 

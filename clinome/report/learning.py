@@ -1,0 +1,145 @@
+"""Learning curves: the training's loss and the metrics of validation by epoch, and the step whose weights are kept.
+
+``history.json`` is a list of records (one network), or an object whose ``curves`` have each a part, a member, their records, the
+steps made and the step kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinome.core.errors import FormatError
+from clinome.report.drawing import SERIES, Axis, Chart, axis
+from clinome.report.numbers import plain
+from clinome.report.results import in_words
+
+_VALIDATION = "validation."
+_IN_LEGEND = SERIES  # curves named one by one; more are drawn alike
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One network's training: its records, how many steps it made, and the step kept."""
+
+    name: str
+    records: tuple[dict[str, float], ...]
+    steps: int
+    kept: int | None
+    watched: str | None
+
+    def of(self, name: str) -> list[tuple[float, float]]:
+        """Return (step, value) of a number that the records hold."""
+        return [(one["step"], one[name]) for one in self.records if one.get(name) is not None]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Every curve, the plots of them (caption, SVG), and whose colour is whose."""
+
+    curves: tuple[Curve, ...]
+    plots: tuple[tuple[str, str], ...]
+    legend: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
+    heads: tuple[str, ...]
+
+
+def learning(folder: Path) -> Learning | None:
+    """Read ``history.json``; ``None`` where it is absent or holds no record.
+
+    Raises
+    ------
+    FormatError
+        When it holds something else.
+    """
+    curves = _curves(folder / "history.json")
+    if not curves:
+        return None
+    metrics = [name for name in curves[0].records[0] if name.startswith(_VALIDATION) and name != f"{_VALIDATION}loss"]
+    plots = [
+        (
+            "Loss by step: of training the mean since the point before" + (", of validation dashed" if _watched(curves) else ""),
+            _losses(curves),
+        )
+    ]
+    plots += [
+        (
+            f"{in_words(name.removeprefix(_VALIDATION)).capitalize()} of validation by step".replace("Auroc", "AUROC"),
+            _metric(curves, name),
+        )
+        for name in metrics
+    ]
+    legend = tuple((f"s{k}", one.name) for k, one in enumerate(curves)) if 1 < len(curves) <= _IN_LEGEND else ()
+    heads, rows = _table(curves, metrics)
+    return Learning(tuple(curves), tuple(plots), legend, rows, heads)
+
+
+def _curves(path: Path) -> list[Curve]:
+    if not path.is_file():
+        return []
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, list):
+            return [Curve("network", tuple(found), int(found[-1]["step"]), None, None)] if found else []
+        several = len({one["part"] for one in found["curves"]}) > 1 or any(one["member"] > 1 for one in found["curves"])
+        return [
+            Curve(
+                f"{one['part'].replace('_', ' ')}, member {one['member']}" if several else "network",
+                tuple(one["records"]),
+                one["steps"],
+                one["kept"],
+                one["watched"],
+            )
+            for one in found["curves"]
+            if one["records"]
+        ]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError("the file is no history of a training", where=path, got=repr(error)) from error
+
+
+def _watched(curves: Sequence[Curve]) -> bool:
+    return any(f"{_VALIDATION}loss" in curve.records[-1] for curve in curves)
+
+
+def _style(k: int, curves: Sequence[Curve]) -> str:
+    return f"s{k}" if len(curves) <= _IN_LEGEND else "s0 faint"
+
+
+def _losses(curves: Sequence[Curve]) -> str:
+    every = [value for curve in curves for name in ("loss", f"{_VALIDATION}loss") for _, value in curve.of(name)]
+    return _plot(curves, axis(every, "loss"), "Loss", [("loss", ""), (f"{_VALIDATION}loss", "dashed")])
+
+
+def _metric(curves: Sequence[Curve], name: str) -> str:
+    title = in_words(name.removeprefix(_VALIDATION))
+    return _plot(curves, axis([value for curve in curves for _, value in curve.of(name)], title), title, [(name, "")])
+
+
+def _plot(curves: Sequence[Curve], y: Axis, label: str, names: Sequence[tuple[str, str]]) -> str:
+    x = Axis(0.0, float(max(curve.steps for curve in curves)) or 1.0, "step")
+    chart = Chart(x, y, label=f"{label} by step")
+    for k, curve in enumerate(curves):
+        for name, more in names:
+            points = curve.of(name)
+            chart.line(points, f"{_style(k, curves)} {more}".strip())
+            if len(points) == 1:
+                chart.dot(*points[0], _style(k, curves))
+        if curve.kept is not None and curve.watched is not None:
+            chart.upright(curve.kept, f"{_style(k, curves)} kept", title=f"{curve.name}: step {curve.kept} is kept")
+    return chart.svg()
+
+
+def _table(curves: Sequence[Curve], metrics: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return a row a network: the step kept and what stood there."""
+    heads = ("Network", "Steps", "Epochs", "Step kept", "Loss there", *(in_words(m.removeprefix(_VALIDATION)) for m in metrics))
+    rows = []
+    for curve in curves:
+        kept = curve.steps if curve.kept is None else curve.kept
+        there = min(curve.records, key=lambda one: abs(one["step"] - kept))
+        of_metrics = (plain(there.get(name)) for name in metrics)
+        epochs = f"{int(curve.records[-1].get('epoch', 0)) + 1:,}"
+        rows.append((curve.name, f"{curve.steps:,}", epochs, f"{kept:,}", plain(there["loss"]), *of_metrics))
+    return heads, tuple(rows)

@@ -1,0 +1,109 @@
+"""The images behind a result: how many were read, set aside and why, without a target, in which split; and what leaked.
+
+Identifiers stay in the tables: ``leakage.parquet`` and ``set_aside.parquet`` name the images, the page counts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from clinome.core.schema import COUNTS, LEAKAGE, SET_ASIDE
+from clinome.report.flow import Flow, flow
+from clinome.report.numbers import plain, whole
+from clinome.report.reading import json_object, table
+
+_ORDER = {"leak": 0, "warning": 1, "information": 2, "not checked": 3, "clean": 4}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images went (None: not known), those set aside by kind of fault, and the table of splits."""
+
+    flow: Flow | None
+    aside: tuple[tuple[str, int], ...]
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of the leakage report."""
+
+    name: str
+    severity: str
+    splits: str
+    n: str
+    note: str
+    allowed: bool
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Every check, what was allowed by name, and the warnings that follow."""
+
+    checks: tuple[Check, ...]
+    allowed: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def images(folder: Path) -> Images | None:
+    """Read ``image_flow.parquet``, ``set_aside.parquet`` and ``counts.parquet``; ``None`` where all are absent or empty."""
+    went = flow(folder, "image_flow.parquet")
+    aside = table(folder, "set_aside.parquet", SET_ASIDE)
+    counts = table(folder, "counts.parquet", COUNTS)
+    faults: list[tuple[str, int]] = []
+    if aside is not None:
+        faults = aside.group_by("what").len().sort("len", "what", descending=[True, False]).rows()
+    if went is None and not faults and counts is None:
+        return None
+    heads, rows = ((), ()) if counts is None else _by_split(counts)
+    return Images(went, tuple(faults), heads, rows)
+
+
+def _by_split(counts: pl.DataFrame) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return a column a split, and a row for all examples, for people, and for each class or number."""
+    splits = counts["split"].unique(maintain_order=True).to_list()
+    every = counts.filter(pl.col("target").is_null())
+    rows: list[tuple[str, ...]] = []
+    for name, column in (("examples", "examples"), ("people", "people")):
+        found = dict(every.select("split", column).rows())
+        rows.append((name, *(whole(found.get(split)) for split in splits)))
+    for (target, of_class), some in counts.filter(pl.col("target").is_not_null()).group_by("target", "class", maintain_order=True):
+        by_split = {row["split"]: row for row in some.iter_rows(named=True)}
+        cells = []
+        for split in splits:
+            row = by_split.get(split)
+            spread = f"; {plain(row['mean'])} ± {plain(row['deviation'])}" if row and row["mean"] is not None else ""
+            cells.append("–" if row is None else f"{whole(row['examples'])}{spread}")
+        label = f"{target}: {of_class}" if of_class is not None else f"{target} (known; mean ± deviation)"
+        rows.append((label, *cells))
+    return tuple(split.replace("_", " ") for split in splits), tuple(rows)
+
+
+def leaks(folder: Path) -> Leaks | None:
+    """Read ``leakage.parquet``, and what was allowed from ``summary.json``; ``None`` where there is no report."""
+    found = table(folder, "leakage.parquet", LEAKAGE)
+    if found is None or found.is_empty():
+        return None
+    allowed = tuple(str(name) for name in json_object(folder, "summary.json").get("allowed") or ())
+    checks = [
+        Check(
+            row["check"].replace("_", " "),
+            row["severity"],
+            row["splits"].replace("_", " "),
+            whole(row["n"]),
+            row["note"],
+            row["severity"] == "leak" and row["check"] in allowed,
+        )
+        for row in sorted(found.iter_rows(named=True), key=lambda row: _ORDER.get(row["severity"], 5))
+    ]
+    warnings = [
+        f"The split leaks ({one.name}: {one.n} in {one.splits}){' and this was allowed by name' if one.allowed else ''}: "
+        "results may flatter."
+        for one in checks
+        if one.severity == "leak"
+    ]
+    return Leaks(tuple(checks), allowed, tuple(warnings))
