@@ -105,6 +105,29 @@ def usable_folder(path: str | Path) -> Path:
     return path
 
 
+def own_folder(path: str | Path, by: str) -> Path:
+    """Make ``path`` usable (:func:`usable_folder`) and mark it as that of ``by``, whose results it may hold alone.
+
+    >>> import tempfile
+    >>> folder = own_folder(tempfile.mkdtemp(), "clinome segment")
+    >>> own_folder(folder, "clinome segment") == folder
+    True
+
+    Raises
+    ------
+    OutputError
+        When another has marked it: the files of two would be taken for those of one.
+    """
+    path = usable_folder(path)
+    mark = path / "made_by.json"
+    held = json.loads(mark.read_text(encoding="utf-8"))["by"] if mark.exists() else by
+    if held != by:
+        do = "name another folder with --out, or remove this one"
+        raise OutputError("the folder holds results of another kind", where=path, got=held, expected=by, do=do)
+    write_json(mark, {"by": by})
+    return path
+
+
 def file_name(name: str, taken: set[str] | None = None) -> str:
     """Turn a trait's name into one that every file system can hold; distinct names stay distinct within ``taken``.
 

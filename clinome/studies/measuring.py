@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import clinome
 from clinome.cohort.flow import Flow
 from clinome.core.errors import FormatError, SchemaError, StudyError
-from clinome.core.files import usable_folder
+from clinome.core.files import own_folder
 from clinome.core.provenance import write_provenance
 from clinome.core.schema import MASKS, SET_ASIDE, check
 from clinome.formats.table import read_checked
@@ -76,7 +76,7 @@ def measure_images(
         raise StudyError("vessels are of two kinds", got=", ".join(names), expected="artery, vein, or no names")
     if structure == "disc" and names != _LABELS["disc"]:
         raise StudyError("names of the disc's masks are fixed", got=", ".join(names), expected="1 disc, 2 cup: no names")
-    out, found = usable_folder(out), _with_masks(listed(pictures), masks)
+    out, found = own_folder(out, "clinome measure"), _with_masks(listed(pictures), masks)
     if "mask_path" not in found.images.columns and structure != "disc":
         raise SchemaError(
             f"{structure} are measured in masks, and there are none",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from clinome.cohort.leakage import leakage, refuse_leaking
 from clinome.core.errors import CohortError, FormatError, SchemaError, StudyError
-from clinome.core.files import usable_folder, write_json
+from clinome.core.files import own_folder, write_json
 from clinome.core.provenance import write_provenance
 from clinome.imaging.geometry import Spread
 from clinome.imaging.pictures import Preparation
@@ -42,7 +42,7 @@ def train(task: Task, out: Path) -> pl.DataFrame:
     ClinomeError
         Of the part that fails, with what to do.
     """
-    out = usable_folder(out)
+    out = own_folder(out, f"clinome train, {'structures' if task.segment else 'classes and numbers'}")
     metrics = _train_predictor(task, task.predict, out) if task.predict is not None else _train_segmenter(task, out)
     about = task.segment or task.predict
     title = task.task.title or f"{'Structures' if task.segment else 'Predictions'} from {task.images.path.name}"
@@ -52,7 +52,7 @@ def train(task: Task, out: Path) -> pl.DataFrame:
 
 def predict_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     """Predict every image with the predictor in ``model``; return and leave ``predictions`` (``core.schema.PREDICTIONS``)."""
-    out, found = usable_folder(out), listed(pictures)
+    out, found = own_folder(out, "clinome predict"), listed(pictures)
     kept = decoded(found, pictures, out, **_taken_by(model))
     images = found.images[kept.decoded.rows]
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
@@ -74,7 +74,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
         do = "name the folder `segmenter` in what `clinome train` wrote"
         raise FormatError("this folder holds no segmenter", where=model, do=do)
     apply = segmenter(model)
-    out, found = usable_folder(out), listed(pictures)
+    out, found = own_folder(out, "clinome segment"), listed(pictures)
     (out / "segmentations.parquet").unlink(missing_ok=True)  # of a run before this one: masks are replaced one by one
     rows, faults, taken = [], dict[int, tuple[str, str]](), set[str]()
     for k, row in enumerate(found.images.iter_rows(named=True)):
@@ -86,8 +86,11 @@ def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
             faults[k] = fault_of(error)
             continue
         rows.append({"image_id": row["image_id"], "mask_path": str(path.relative_to(out)), "certainty": _certainty(one)})
+    if not rows:
+        raise FormatError("no image can be segmented", where=pictures.path, got=next(iter(faults.values()))[1])
     schema = {"image_id": pl.String, "mask_path": pl.String, "certainty": pl.Float64}
-    made = found.images.join(pl.DataFrame(rows, schema=schema), on="image_id", maintain_order="left")
+    made = found.images.drop("mask_path", "certainty", strict=False)  # drawn by others
+    made = made.join(pl.DataFrame(rows, schema=schema), on="image_id", maintain_order="left")
     made = made.with_columns(path=pl.Series([str((found.root / path).resolve()) for path in made["path"]], dtype=pl.String))
     aside = pl.concat([found.set_aside, set_aside_table(found.images, faults)], how="diagonal_relaxed")
     leave(out, segmentations=made, set_aside=aside)
@@ -193,10 +196,12 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
             except FormatError as error:
                 faults[row["example_id"]] = fault_of(error)
 
+    for name, side in sides.items():  # before hours of training
+        if next(cases(side), None) is None:
+            why = next(fault for key, (_, fault) in faults.items() if key in set(side["example_id"]))
+            raise CohortError(f"no image of the split {name!r} can be read with its mask", got=why)
     step = max(1, -(-sides["train"].height // _PLANNED_ON))
     some = list(cases(sides["train"][::step]))
-    if not some:
-        raise CohortError("no image of the split 'train' can be read with its mask", got=next(iter(faults.values()))[1])
     unscaled = any(case.spacing_mm is None for case in some)  # photographs are taken as they are
     facts = describe(
         [Scan(c.image, c.spacing_mm) for c in some], [np.asarray(c.labels) for c in some], classes=len(about.structures) + 1

@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clinome.core.errors import OutputError, StudyError
-from clinome.core.files import usable_folder, write_json
+from clinome.core.errors import StudyError
+from clinome.core.files import own_folder
 
 FOLDER = Path(__file__).parent / "published"
 
@@ -146,7 +146,7 @@ def reproduce(name: str, *, data: Path | None, out: Path, small: bool = False, t
     run = importlib.import_module(f"clinome.studies.published.{name}.study").run
     known = inspect.signature(run).parameters
     given = {key: value for key, value in {"small": small, "threads": threads}.items() if key in known}
-    _claim(usable_folder(out), {"result": name, "small": small})
+    out = own_folder(out, f"clinome reproduce {name}{' --small' if small else ''}")
     run(folder, out, **given)
     return claims(name, out / "figures.json")
 
@@ -161,13 +161,3 @@ def _data(told: dict[str, Any], data: Path | None) -> Path | None:
         if all((folder / file).exists() for file in told["files"]):
             return folder
     raise StudyError(f"the folder does not hold the data set {told['data']!r}", where=data, expected=", ".join(told["files"]))
-
-
-def _claim(out: Path, wanted: dict[str, Any]) -> None:
-    """Mark ``out`` as that of one result, or refuse one that holds another."""
-    path = out / "reproduces.json"
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted if not any(out.iterdir()) else None
-    if held != wanted:
-        got = "files of something else" if held is None else f"{held['result']}{', the small version' if held['small'] else ''}"
-        raise OutputError("the folder holds another result", where=out, got=got, do="name another folder with --out, or empty it")
-    write_json(path, wanted)

@@ -121,7 +121,10 @@ class Config:
         kernels: Sequence[Sequence[int]] | None = None,
         supervised: int = 1,
     ) -> Config:
-        """Return nnU-Net's plain network (Isensee et al. 2021), whose shape :mod:`clinome.imaging.planner` chooses."""
+        """Return nnU-Net's plain network (Isensee et al. 2021), whose shape :mod:`clinome.imaging.planner` chooses.
+
+        ``supervised`` levels below the finest are scored, as far as there are so many above the bottom.
+        """
         steps, sides = (None if each is None else tuple((d, h, w) for d, h, w in each) for each in (halvings, kernels))
         return cls(
             channels_in,
@@ -134,7 +137,7 @@ class Config:
             down="stride",
             early=False,
             padded=True,
-            supervised=supervised,
+            supervised=max(min(supervised, len(widths) - 2), 0),
         )
 
     @classmethod
