@@ -37,3 +37,20 @@ class Visits(StrEnum):
     first = "first"
     last = "last"
     mean = "mean"
+
+
+class Asked(StrEnum):
+    """How `clinome explain` asks a network."""
+
+    integrated_gradients = "integrated-gradients"
+    occlusion = "occlusion"
+    grad_cam = "grad-cam"
+    attention = "attention"
+
+
+class Nothing(StrEnum):
+    """What stands for 'nothing there' in an explanation."""
+
+    mean = "mean"
+    blurred = "blurred"
+    darkest = "darkest"

@@ -65,3 +65,8 @@ def own(baselines: Tensor) -> Baseline:
         return baselines[None].to(inputs)
 
     return each
+
+
+def darkest() -> Baseline:
+    """Return the baseline that is, in each channel of an input (n, channels, *spatial), its own least value everywhere."""
+    return lambda inputs: inputs.flatten(2).amin(dim=2)[(..., *(None,) * (inputs.ndim - 2))].expand_as(inputs)[None]

@@ -49,14 +49,24 @@ class Completeness(NamedTuple):
 def add_up(attributions: Tensor, *, explained: Tensor, tolerance: float = 0.01, scale: Tensor | None = None) -> Completeness:
     """Compare the sum of each example's attributions, shape (n, …), with ``explained``, shape (n,).
 
-    The two may differ by ``tolerance`` times the explained difference, plus a hundredth of ``tolerance`` times ``scale`` (n,), the
-    size of the outputs themselves: where input and baseline give nearly the same output there is next to nothing to explain.
+    They may differ by :func:`allowance`. ``scale`` (n,) is the size of the outputs themselves.
     """
     explained = explained.double()
-    total = attributions.double().flatten(1).sum(dim=1) if attributions.ndim > 1 else attributions.double()
-    floor = torch.zeros_like(explained) if scale is None else scale.double()
-    allowed = tolerance * (explained.abs() + 0.01 * floor) + 1e-12
+    flat = attributions.double().flatten(1) if attributions.ndim > 1 else attributions.double()[:, None]
+    total = flat.sum(dim=1)
+    allowed = allowance(explained, size=flat.abs().sum(dim=1), tolerance=tolerance, scale=scale)
     return Completeness(explained, total, allowed, (total - explained).abs() <= allowed)
+
+
+def allowance(explained: Tensor, *, size: Tensor, tolerance: float, scale: Tensor | None = None) -> Tensor:
+    """Return how far sums of attributions may be from the ``explained`` differences, float64, shape (n,).
+
+    That is ``tolerance`` times the difference and a hundredth of ``scale`` (the outputs: between nearly equal ones there is next to
+    nothing to explain), or times a tenth of ``size``, the sum of the attributions' sizes, if that is more: where what speaks for
+    and what speaks against nearly cancel, the sum is small and says little of how exact its parts are.
+    """
+    floor = torch.zeros_like(explained) if scale is None else scale.double()
+    return tolerance * torch.maximum(explained.abs() + 0.01 * floor, 0.1 * size.to(explained)) + 1e-12
 
 
 def check(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from clinome.explain.asking import Target, answers, batches, borrowed, device_of, gradient, moved, rows_of
 from clinome.explain.baselines import Baseline, constant
-from clinome.explain.completeness import Completeness, add_up, require
+from clinome.explain.completeness import Completeness, add_up, allowance, require
 
 
 class Attributions(NamedTuple):
@@ -91,8 +91,7 @@ def integrated_gradients(
     starts = [start.expand_as(inputs) for start in (baseline or constant(0.0))(inputs)]
     ends = answers(model, inputs, target=target, others=others, batch_size=batch_size).cpu()
     begins = torch.stack([answers(model, s, target=target, others=others, batch_size=batch_size).cpu() for s in starts])
-    claim = {"explained": ends - begins.mean(dim=0), "scale": ends.abs() + begins.abs().mean(dim=0), "tolerance": tolerance}
-    allowed = add_up(torch.zeros(len(inputs)), **claim).allowed  # type: ignore[arg-type]
+    explained, scale = ends - begins.mean(dim=0), ends.abs() + begins.abs().mean(dim=0)
     home, values, taken = device_of(model, inputs), torch.empty_like(inputs), torch.zeros(len(inputs), dtype=torch.int64)
 
     def slopes(points: Tensor, rows: Tensor) -> Tensor:
@@ -104,15 +103,31 @@ def integrated_gradients(
             here = rows.to(inputs.device)
             total = torch.zeros(inputs[here].shape, dtype=torch.float64)
             for start, begin in zip(starts, begins, strict=True):
-                way = _Way(start[here].cpu(), inputs[here].cpu(), rows, ends[rows] - begin[rows], 0.9 * allowed[rows])
+                claim = _Claim(ends[rows] - begin[rows], scale[rows], 0.9 * tolerance)
+                way = _Way(start[here].cpu(), inputs[here].cpu(), rows, claim)
                 part, needed = _along(slopes, way, steps=steps, max_steps=max_steps, batch_size=batch_size)
                 total += part / len(starts)
                 taken[rows] = torch.maximum(taken[rows], needed)
             values[here] = total.to(inputs)
-    result = add_up(values.cpu(), **claim)  # type: ignore[arg-type]
+    result = add_up(values.cpu(), explained=explained, scale=scale, tolerance=tolerance)
     if when_missed == "raise":
         require(result, do=f"raise max_steps above {max_steps}, or look for steps of the model that have no gradient")
     return Attributions(values, result, taken)
+
+
+class _Claim(NamedTuple):
+    """What attributions of m examples must add up to (:func:`clinome.explain.completeness.allowance`)."""
+
+    explained: Tensor
+    scale: Tensor
+    tolerance: float
+
+    def missed(self, attributions: Tensor, left: Tensor) -> Tensor:
+        """Return which of the examples ``left`` do not add up, bool; ``attributions`` are theirs, shape (len(left), …)."""
+        flat, explained = attributions.flatten(1), self.explained[left]
+        size = flat.abs().sum(dim=1)
+        allowed = allowance(explained, size=size, tolerance=self.tolerance, scale=self.scale[left])
+        return ~((flat.sum(dim=1) - explained).abs() <= allowed)
 
 
 class _Way(NamedTuple):
@@ -121,8 +136,7 @@ class _Way(NamedTuple):
     start: Tensor
     end: Tensor
     rows: Tensor
-    explained: Tensor
-    allowed: Tensor
+    claim: _Claim
 
 
 def _along(
@@ -137,8 +151,7 @@ def _along(
             which, share = left[pair // len(new)], new[pair % len(new)].to(way.end).reshape(-1, *[1] * (apart.ndim - 1))
             points = way.start[which] + share * (way.end[which] - way.start[which])
             total.index_add_(0, which, slopes(points, way.rows[which]).double())
-        sums = (total[left] * apart[left]).flatten(1).sum(dim=1) / needed[left]
-        left = left[~((sums - way.explained[left]).abs() <= way.allowed[left])]
+        left = left[way.claim.missed(total[left] * apart[left] / needed[left].reshape(-1, *[1] * (apart.ndim - 1)), left)]
         if not len(left) or 3 * int(needed[left[0]]) > max_steps:
             return total * apart / needed.reshape(-1, *[1] * (apart.ndim - 1)), needed
         needed[left] *= 3

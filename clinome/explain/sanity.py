@@ -2,7 +2,7 @@
 
 Some maps that look convincing are edge detectors: they stay the same when the network's weights are replaced by noise (Adebayo
 2018). The test replaces parameters layer by layer, from the output down ('cascade') or one layer at a time ('each'), and
-compares the map with the one of the trained model by Spearman's rank correlation of its size. A method passes when the
+compares the map with the one of the trained model by Spearman's rank correlation. A method passes when the
 correlation falls towards zero; one that does not must not be shown as an explanation of this model.
 
 References
@@ -31,9 +31,10 @@ class Randomised(NamedTuple):
     Attributes
     ----------
     layers
-        Modules in the order in which they were randomised (from the output down).
+        Modules after which the maps were compared, in the order in which they were randomised (from the output down).
     similarity
-        Spearman correlation of |map| with that of the model as given, shape (n_layers, n); NaN for a map that is constant.
+        Spearman correlation of the map (of its size, unless ``signed``) with that of the model as given, shape (n_layers, n); NaN
+        for a map that is constant.
     """
 
     layers: list[str]
@@ -49,7 +50,7 @@ class Randomised(NamedTuple):
         if not last <= at_most:
             raise NotConverged(
                 "the maps hardly depend on what the model has learned",
-                where=f"{len(self.layers)} layers randomised",
+                where=f"all layers down to {self.layers[-1]!r} randomised",
                 got=f"a rank correlation of {last:.2f} with the map of the trained model",
                 expected=f"at most {at_most:.2f}",
                 do="do not show this method's maps as an explanation of this model",
@@ -63,6 +64,8 @@ def randomise_model(
     *,
     generator: torch.Generator,
     order: Literal["cascade", "each"] = "cascade",
+    points: int | None = None,
+    signed: bool = False,
 ) -> Randomised:
     """Compare maps of ``model`` with maps of copies whose parameters are randomised; the model itself is not touched.
 
@@ -76,27 +79,38 @@ def randomise_model(
         standard deviation, so that the signal keeps its size; a parameter of one value, or whose values are all equal, stays.
     order
         'cascade' randomises the output layer, then also the one below it, and so on to the input; 'each' one at a time.
+    points
+        Look at the map after so many layers only, spread evenly and the last among them, where a map of every layer takes too long.
+    signed
+        Compare the maps with their signs, not their sizes, for methods whose maps are shown so. Integrated gradients are a slope
+        times a distance from the baseline, and the size of that distance, the picture's own contrast, stays whatever the network.
     """
     layers = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))][::-1]
+    count = len(layers)
+    looked = np.arange(count) if points is None else np.unique(np.linspace(count - 1, 0, points).round().astype(int))
     before = attribute(model, inputs)
     changed = copy.deepcopy(model)
     rows = []
-    for name in layers:
+    for k, name in enumerate(layers):
+        if order == "each" and k not in looked:
+            continue
         if order == "each":
             changed = copy.deepcopy(model)
         with torch.no_grad():
             for parameter in changed.get_submodule(name).parameters(recurse=False):
                 draws = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
                 parameter.copy_(parameter.mean() + draws * parameter.std(correction=0))
-        rows.append(_alike(before, attribute(changed, inputs)))
-    return Randomised(layers, np.array(rows).reshape(len(layers), len(inputs)))
+        if k in looked:
+            rows.append(_alike(before, attribute(changed, inputs), signed))
+    return Randomised([layers[k] for k in looked], np.array(rows).reshape(len(looked), len(inputs)))
 
 
-def _alike(first: Tensor, second: Tensor) -> NDArray[np.float64]:
-    """Return the Spearman correlation of the sizes of two maps of each example, shape (n,)."""
+def _alike(first: Tensor, second: Tensor, signed: bool) -> NDArray[np.float64]:
+    """Return the Spearman correlation of two maps of each example, or of their sizes, shape (n,)."""
     result = np.full(len(first), np.nan)
     for row, (one, other) in enumerate(zip(first, second, strict=True)):
-        ranks = [rankdata(values.detach().abs().double().cpu().numpy().ravel()) for values in (one, other)]
+        shown = [values.detach().double().cpu().numpy().ravel() for values in (one, other)]
+        ranks = [rankdata(values if signed else np.abs(values)) for values in shown]
         if all(np.ptp(values) > 0 for values in ranks):
             result[row] = np.corrcoef(*ranks)[0, 1]
     return result

@@ -1,0 +1,150 @@
+"""The maps of :mod:`clinome.studies.explaining`: one picture after the other asked by a method, averaged over networks, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clinome.core.errors import StudyError
+from clinome.core.files import file_name, replacing
+from clinome.explain import baselines, overlay
+from clinome.explain.asking import Target
+from clinome.explain.attention import rollout, soft_attention
+from clinome.explain.gradcam import grad_cam, last_convolution
+from clinome.explain.gradients import Attributions, integrated_gradients
+from clinome.explain.occlusion import occlusion
+from clinome.studies.questions import Group, Question
+
+Method = Literal["integrated-gradients", "occlusion", "grad-cam", "attention"]
+
+_POINTS = 1 << 21  # numbers that go through a network at once, at most
+
+
+@dataclass(frozen=True)
+class How:
+    """How maps are made.
+
+    Attributes
+    ----------
+    methods
+        Of 'integrated-gradients', 'occlusion', 'grad-cam' and 'attention'.
+    baseline
+        What 'nothing' is for integrated gradients and occlusion: the picture's 'mean' everywhere, a 'blurred' copy (by a sixteenth
+        of its side), or its 'darkest' value everywhere.
+    window
+        Sides of the window that occlusion covers, in pixels; an eighth of the picture's shorter side without it.
+    tolerance
+        Share of the difference by which integrated gradients may miss it.
+    """
+
+    methods: tuple[Method, ...] = ("integrated-gradients",)
+    baseline: Literal["mean", "blurred", "darkest"] = "mean"
+    window: int | None = None
+    tolerance: float = 0.01
+
+    def start(self, space: Sequence[int]) -> baselines.Baseline:
+        """Return the baseline for pictures of these sides."""
+        if self.baseline == "blurred":
+            return baselines.blurred(max(space) / 16)
+        return baselines.darkest() if self.baseline == "darkest" else baselines.constant(0.0)
+
+
+class Found(NamedTuple):
+    """Maps (n, *space) float32 of the pictures of a group, and whether they add up (integrated gradients alone)."""
+
+    maps: NDArray[np.float32]
+    sums: Attributions | None
+
+
+def map_of(method: str, network: nn.Module, inputs: Tensor, of: Target, how: How, *, quick: bool = False) -> Found:
+    """Make the maps of one network; ``quick`` maps are those of the sanity check: the same in fewer steps."""
+    space = inputs.shape[2:]
+    batch = max(1, min(32, _POINTS // inputs[0].numel()))
+    if method == "integrated-gradients":
+        steps: dict[str, Any] = {"steps": 27, "max_steps": 27} if quick else {}
+        given: dict[str, Any] = {"baseline": how.start(space), "tolerance": how.tolerance, "when_missed": "mark", **steps}
+        sums = integrated_gradients(network, inputs, target=of, batch_size=batch, **given)
+        return Found(sums.values.sum(dim=1).numpy(), sums)
+    if method == "occlusion":
+        window = how.window or max(1, min(space) // 8)
+        stride = window if quick or len(space) == 3 else max(1, window // 2)
+        covered: dict[str, Any] = {"window": window, "stride": stride, "baseline": how.start(space)}
+        return Found(occlusion(network, inputs, target=of, batch_size=batch, **covered).numpy(), None)
+    if method == "grad-cam":
+        return Found(grad_cam(network, inputs, target=of, batch_size=batch).numpy(), None)
+    config: Any = network.config
+    if hasattr(config, "patch"):
+        grid = (config.size // config.patch,) * 2
+        return Found(rollout(network, inputs, grid=grid, pool=config.pool, spread=True, batch_size=batch).numpy(), None)
+    return Found(soft_attention(network, inputs, spread=True, batch_size=batch).numpy(), None)
+
+
+def averaged(method: str, group: Group, question: Question, how: How) -> tuple[Found, dict[str, NDArray[Any]]]:
+    """Return the maps of a group's networks on average, and the figures of completeness with them."""
+    each = [map_of(method, network, group.inputs, question.of, how) for network in group.networks]
+    maps = np.mean([one.maps for one in each], axis=0)
+    sums = [one.sums for one in each if one.sums is not None]
+    if not sums:
+        return Found(maps, None), {}
+    about = {
+        "explained": np.mean([one.completeness.explained.numpy() for one in sums], axis=0),
+        "attributed": np.mean([one.completeness.total.numpy() for one in sums], axis=0),
+        "allowed": np.mean([one.completeness.allowed.numpy() for one in sums], axis=0),
+        "adds_up": np.all([one.completeness.holds.numpy() for one in sums], axis=0),
+        "steps": np.max([one.steps.numpy() for one in sums], axis=0),
+    }
+    return Found(maps, sums[0]), about
+
+
+def kind_of(method: str) -> overlay.Kind:
+    """Return how the maps of a method are read and drawn."""
+    return {"integrated-gradients": "signed", "occlusion": "signed", "grad-cam": "positive"}.get(method, "attention")  # type: ignore[return-value]
+
+
+def refuse(method: str, group: Group) -> None:
+    """Raise StudyError for a method that the network cannot be asked by."""
+    network, one = group.networks[0], group.inputs[:1]
+    config: Any = network.config
+    segments = not hasattr(network, "columns")
+    if method == "attention" and not hasattr(config, "patch"):
+        try:
+            soft_attention(network, one)
+        except ValueError as error:
+            got = f"{type(config).__module__.rpartition('.')[2]} with pool = {getattr(config, 'pool', 'none')!r}"
+            do = "take integrated-gradients, occlusion or grad-cam; or train a network with pool='attention'"
+            raise StudyError("this network has no attention to show", got=got, do=do) from error
+    if method == "grad-cam" and (segments or hasattr(config, "patch")):
+        got = "a segmenter, whose last features are its answer" if segments else "a transformer"
+        do = "take integrated-gradients or occlusion"
+        raise StudyError("Grad-CAM is for networks that pool the maps of convolutions", got=got, do=do)
+    if method == "grad-cam":
+        try:
+            last_convolution(network, one)
+        except ValueError as error:
+            raise StudyError("Grad-CAM has no map to show in this network", got=str(error)) from error
+
+
+def written(out: Path, name: str, one: dict[str, Any], picture: NDArray[Any], values: NDArray[np.float32]) -> dict[str, str]:
+    """Write a map and its picture; return the columns that name them."""
+    label = one["target"] if one["class"] is None else f"{one['target']}={one['class']}"
+    stem = f"{name}.{file_name(label)}.{one['method']}"
+    files = {"map_path": f"maps/{stem}.npy", "picture_path": f"pictures/{stem}.png"}
+    with replacing(out / files["map_path"]) as temporary:
+        np.save(temporary, values.astype(np.float32))
+    kind = kind_of(one["method"])
+    meaning = {
+        "signed": f"red speaks for, blue against; full colour at {overlay.strength(values):.2g} {one['unit']} a pixel",
+        "positive": "where features that speak for it lie; only the pattern is meant",
+        "attention": f"attention, not an explanation; full colour at {1 + overlay.above_even(values)[1]:.2g} times an even share",
+    }[kind]
+    if one["method"] == "occlusion":
+        meaning = f"red: falls when covered, blue: rises; full colour at {overlay.strength(values):.2g} {one['unit']}"
+    caption = [f"{one['image_id']}   {label}: {one['said']:.3g} {one['unit']}", f"{one['method']}: {meaning}"]
+    overlay.draw(out / files["picture_path"], picture, values, kind=kind, caption=caption)
+    return files
