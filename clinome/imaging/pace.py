@@ -5,7 +5,8 @@ network. So the training's own loop makes some steps with a copy of the network,
 each by the clock. What is left of the time after that is divided. The number of steps, and the precision that was found quickest,
 are written down at once: a training that is killed and started again takes them from there and ends with the same bytes.
 
-What was spent before counts, but half of the time goes to steps in any case.
+What was spent before counts, but half of the time is left for what follows in any case. Held-out images are looked at no longer
+than a share of the time allows: less often, then fewer of them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from clinome.train.loop import Objective, Settings, fit
 from clinome.train.state import State, save_state
 
 _MOST = 250_000  # steps: 1,000 rounds of 250, as nnU-Net trains
-_WARMING, _TIMED = 2, 48  # steps before the clock counts (kernels are chosen, files come into memory), and at most after
+_WARMING, _TIMED = 1, 49  # steps before the clock counts (kernels are chosen, files come into memory), and at most after
 _MEASURING = 0.05  # of the time, for the timed steps
-_VALIDATING, _SAVING = 0.15, 0.03  # of the time left, at most
-_SAVES = 50
+_VALIDATING, _FINISHING, _SAVING = 0.15, 0.15, 0.03  # of the time left, at most
+_SAVES, _SHOWN = 50, 4  # saved states, at most; images of a look, below which looks become fewer
 
 
 class Pace(NamedTuple):
@@ -39,6 +40,8 @@ class Pace(NamedTuple):
     ----------
     steps, validations, checkpoint_every
         Of the training; steps between two saved states.
+    shown, judged
+        Held-out images of each look on the way, and of the end.
     mode
         Precision and layout that were quickest.
     reason
@@ -48,6 +51,8 @@ class Pace(NamedTuple):
     steps: int
     validations: int
     checkpoint_every: int
+    shown: int
+    judged: int
     mode: Mode
     reason: str
 
@@ -76,42 +81,49 @@ class Pace(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Seconds by the clock: of a step with its loading, of segmenting the held-out images in one view and in all, of a save."""
+    """Seconds by the clock: of a step with its loading, of segmenting a held-out image in one view, of saving a state."""
 
     step: float
-    validation: float
-    finish: float
+    image: float
     saving: float
 
 
-def decide(measured: Measured, mode: Mode, *, seconds: float, spent: float, validations: int) -> Pace:
-    """Divide ``seconds``, of which ``spent`` are gone.
+def decide(
+    measured: Measured, mode: Mode, *, seconds: float, spent: float, validations: int, held_out: int, views: int = 1
+) -> Pace:
+    """Divide ``seconds``, of which ``spent`` are gone, among steps, looks at ``held_out`` images, and the end with its ``views``.
 
-    >>> pace = decide(Measured(0.1, 1.0, 2.0, 0.05), Mode(), seconds=100, spent=8, validations=10)
-    >>> pace.steps, pace.validations, pace.checkpoint_every
-    (770, 10, 15)
+    >>> pace = decide(Measured(0.1, 0.05, 0.05), Mode(), seconds=100, spent=8, validations=10, held_out=20)
+    >>> pace.steps, pace.validations, pace.shown, pace.judged, pace.checkpoint_every
+    (780, 10, 20, 20, 15)
     """
-    left = max(seconds - spent - measured.finish, seconds / 2)
-    looks = max(1, min(validations, int(_VALIDATING * left / measured.validation)))
-    saves = max(1, min(_SAVES, int(_SAVING * left / measured.saving)))
-    steps = int((left - looks * measured.validation - saves * measured.saving) / measured.step)
+    left = max(seconds - spent, seconds / 2)
+    judged = _within(held_out, _FINISHING * left / (measured.image * views))
+    images = _VALIDATING * left / measured.image
+    looks = _within(validations, images / min(_SHOWN, held_out))
+    shown = _within(held_out, images / looks)
+    saves = _within(_SAVES, _SAVING * left / measured.saving)
+    others = (looks * shown + judged * views) * measured.image + saves * measured.saving
+    steps = int((left - others) / measured.step)
     steps = max(1, min(steps, _MOST))
     looks = min(looks, steps)
     steps -= steps % looks  # the last look is the end
     reason = (
         f"{seconds:,.3g} s, {spent:,.3g} s of them gone when measured: a step takes {measured.step:.3g} s with its loading, "
-        f"segmenting the held-out images {measured.validation:.3g} s ({looks} on the way), choosing the threshold on them "
-        f"{measured.finish:.3g} s, saving {measured.saving:.2g} s"
+        f"segmenting a held-out image {measured.image:.3g} s ({looks} times {shown} on the way, {judged} of {held_out} in {views} "
+        f"{'view' if views == 1 else 'views'} at the end), saving {measured.saving:.2g} s"
     )
-    return Pace(steps, looks, max(steps // saves, 1), mode, reason)
+    return Pace(steps, looks, max(steps // saves, 1), shown, judged, mode, reason)
+
+
+def _within(most: int, number: float) -> int:
+    return max(1, min(most, int(number)))
 
 
 def measure(
     pilot: State,
     look: Callable[[nn.Module], object],
     *,
-    looks: float,
-    views: int,
     seconds: float,
     draw: Draw,
     fetch: Fetch,
@@ -124,7 +136,7 @@ def measure(
     Parameters
     ----------
     look
-        Segments one held-out image without views; all of them take ``looks`` times as long, and with views ``views`` times that.
+        Segments a held-out image of middle size without views.
     scratch
         A file to save to, removed again.
     """
@@ -138,7 +150,7 @@ def measure(
     saving = _timed(lambda: save_state(pilot, scratch, key="pilot"))
     scratch.unlink()
     assert pilot.mode is not None
-    return Measured(watch.seconds, took * looks, took * looks * views, saving), pilot.mode
+    return Measured(watch.seconds, took, saving), pilot.mode
 
 
 def _timed(run: Callable[[], object]) -> float:

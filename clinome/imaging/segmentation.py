@@ -66,7 +66,7 @@ class Trained(NamedTuple):
     threshold
         From which probability a pixel is the structure; None with several structures.
     held_out_dice
-        Of each structure, over all held-out images' pixels together.
+        Of each structure, over the held-out images' pixels together (of as many as there is time for, where the recipe names one).
     history
         One record a validation.
     steps, reason
@@ -181,10 +181,11 @@ def _learn(job: _Job, settings: Settings, folder: Path, checks: dict[str, str], 
         recipe = replace(recipe, steps=pace.steps, validations=pace.validations)
     state = _beginning(model, recipe, clock)
     state.mode = None if pace is None else pace.mode
-    truth = [_truth(case) for case in job.held_out]
+    shown, judged = (job.held_out, job.held_out) if pace is None else (_some(job.held_out, n) for n in (pace.shown, pace.judged))
+    truth = [_truth(case) for case in shown]
 
     def validate(model: nn.Module) -> dict[str, float]:
-        found = (predict(model, case, recipe, job.preparation, views=False).argmax(axis=0) for case in job.held_out)
+        found = (predict(model, case, recipe, job.preparation, views=False).argmax(axis=0) for case in shown)
         overlap = _pooled_dice(zip(truth, found, strict=True), job.structures)
         return {"dice": float(np.mean(list(overlap.values())))}
 
@@ -203,7 +204,7 @@ def _learn(job: _Job, settings: Settings, folder: Path, checks: dict[str, str], 
         ),
     )
     about = {"recipe": asdict(recipe), "pace": None if pace is None else pace.reason, "leakage": checks, "key": job.key}
-    _finish(state, job, truth, folder, about, settings.threads)
+    _finish(state, job, judged, folder, about, settings.threads)
 
 
 def _paced(job: _Job, model: nn.Module, settings: Settings, begun: float) -> Pace:
@@ -213,12 +214,10 @@ def _paced(job: _Job, model: nn.Module, settings: Settings, begun: float) -> Pac
     if (kept := Pace.load(path)) is not None:
         return kept
     sizes = [np.prod(case.image.shape[1:]) for case in job.held_out]
-    middle = int(np.argsort(sizes)[len(sizes) // 2])
+    middle = job.held_out[int(np.argsort(sizes)[len(sizes) // 2])]
     measured, mode = measure(
         _beginning(copy.deepcopy(model), recipe, Clock()),
-        lambda model: predict(model, job.held_out[middle], recipe, job.preparation, views=False),
-        looks=float(sum(sizes) / sizes[middle]),
-        views=recipe.views,
+        lambda model: predict(model, middle, recipe, job.preparation, views=False),
         seconds=recipe.seconds,
         draw=_draw(job),
         fetch=_fetch(job),
@@ -226,10 +225,15 @@ def _paced(job: _Job, model: nn.Module, settings: Settings, begun: float) -> Pac
         settings=replace(settings, title="measuring"),
         scratch=job.work / "pilot.safetensors",
     )
-    spent = time.perf_counter() - begun
-    pace = decide(measured, mode, seconds=recipe.seconds, spent=spent, validations=recipe.validations)
+    about = {"validations": recipe.validations, "held_out": len(job.held_out), "views": recipe.views}
+    pace = decide(measured, mode, seconds=recipe.seconds, spent=time.perf_counter() - begun, **about)
     pace.save(path)
     return pace
+
+
+def _some(cases: Sequence[Case], n: int) -> list[Case]:
+    """Return ``n`` of the cases, spread over all."""
+    return [cases[int(k)] for k in np.linspace(0, len(cases) - 1, n)]
 
 
 def _beginning(model: nn.Module, recipe: SegmenterRecipe, clock: Clock) -> State:
@@ -318,12 +322,12 @@ def _pooled_dice(pairs: Iterable[tuple[NDArray[np.integer], NDArray[np.integer]]
     return {name: float(2 * both[k] / either[k]) if either[k] else float("nan") for k, name in enumerate(structures)}
 
 
-def _finish(state: State, job: _Job, truth: Sequence[NDArray[np.int16]], folder: Path, about: dict[str, Any], threads: int) -> None:
-    """Choose the threshold on the held-out images, measure them, and write the folder."""
-    model = state.take_best()
+def _finish(state: State, job: _Job, judged: Sequence[Case], folder: Path, about: dict[str, Any], threads: int) -> None:
+    """Choose the threshold on held-out images, measure them, and write the folder."""
+    model, truth = state.take_best(), [_truth(case) for case in judged]
     threshold = None
     with reproducible(threads):
-        found = [predict(model, case, job.recipe, job.preparation) for case in job.held_out]
+        found = [predict(model, case, job.recipe, job.preparation) for case in judged]
     if len(job.structures) == 1:
         known = [labels != UNKNOWN for labels in truth]
         positive = np.concatenate([labels[k] == 1 for labels, k in zip(truth, known, strict=True)])

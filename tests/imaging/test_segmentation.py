@@ -144,8 +144,8 @@ def test_a_time_is_kept_to_and_what_was_measured_holds_after_a_restart(tmp_path:
     assert "a step takes" in trained.reason
     assert train(tmp_path / "whole", TIMED) == trained
 
-    decided = iter([Pace(40, 2, 9, Mode(bfloat16=True, channels_last=True), "as told")])
-    monkeypatch.setattr(segmentation, "measure", lambda *_, **__: (Measured(1, 1, 1, 1), Mode()))
+    decided = iter([Pace(40, 2, 9, 1, 2, Mode(bfloat16=True, channels_last=True), "as told")])
+    monkeypatch.setattr(segmentation, "measure", lambda *_, **__: (Measured(1, 1, 1), Mode()))
     monkeypatch.setattr(segmentation, "decide", lambda *_, **__: next(decided))  # once, or StopIteration
 
     def killed(state: object, *, until: int, **given: object) -> object:
@@ -161,7 +161,7 @@ def test_a_time_is_kept_to_and_what_was_measured_holds_after_a_restart(tmp_path:
             train(tmp_path / "killed", TIMED)
     again = train(tmp_path / "killed", TIMED)
     assert (again.steps, again.reason) == (40, "as told")
-    decided = iter([Pace(40, 2, 7, Mode(bfloat16=True, channels_last=True), "as told")])  # how often it was saved tells nothing
+    decided = iter([Pace(40, 2, 7, 1, 2, Mode(bfloat16=True, channels_last=True), "as told")])  # how often it was saved tells nothing
     train(tmp_path / "unbroken", TIMED)
     same(tmp_path / "killed", tmp_path / "unbroken")
 
