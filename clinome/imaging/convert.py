@@ -135,7 +135,7 @@ def _decoded(files: list[Path], size: int, threads: int) -> Iterator[NDArray[np.
 
     def read(file: Path) -> NDArray[np.uint8] | Fault:
         try:
-            return _square(file, size)
+            return square(file, size)
         except Exception as error:  # one bad file never ends a run
             return fault_of(error)
 
@@ -144,7 +144,14 @@ def _decoded(files: list[Path], size: int, threads: int) -> Iterator[NDArray[np.
             yield from pool.map(read, files[start : start + _BLOCK])
 
 
-def _square(file: Path, size: int) -> NDArray[np.uint8]:
+def square(file: Path, size: int) -> NDArray[np.uint8]:
+    """Return the largest centred square of a photograph or radiograph (PNG, JPEG, TIFF, DICOM) at ``size`` pixels: (size, size, 3).
+
+    Raises
+    ------
+    FormatError
+        When the file cannot be read, or is a volume.
+    """
     if not is_dicom(first_bytes(file)):
         return read_square(file, side=size, gap=2)
     pillow = need("PIL.Image", "imaging")
