@@ -81,7 +81,7 @@ class Config:
         Side in pixels to which the central square of every picture is scaled.
     mirror
         Flip left eyes so that the nose is on one side in all pictures.
-    epochs, batch_size, learning_rate, temperature, margin, embedding
+    epochs, batch_size, learning_rate, temperature, margin, embedding, precision
         Of the training; see :class:`clinome.imaging.learning.Training`.
     min_reliability
         Above 0, the quality table says of each axis whether its reliabilities reach it (``reliable``); none is dropped.
@@ -108,6 +108,7 @@ class Config:
     temperature: float = 0.1
     margin: float = 0.4
     embedding: int = 128
+    precision: Literal["float32", "bfloat16", "measure"] = "float32"
     min_reliability: float = 0.0
     seed: int = 1
     threads: int = 2

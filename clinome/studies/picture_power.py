@@ -125,8 +125,9 @@ def measure(files: Files, who: Sides, tables: Mapping[str, pl.DataFrame], sizes:
     Returns
     -------
     pl.DataFrame
-        encoder, n, test ('corrected', 'omnibus'), power with its 95 % Wilson interval, expected (the curve with what the axes
-        tell), ceiling (with all), and the share of null variants below each of :data:`NOMINAL` with its interval.
+        encoder, n, test ('corrected', 'omnibus'), found and which of the planted variants (their rows), power with its 95 % Wilson
+        interval, expected (the curve with what the axes tell), ceiling (with all), and the share of null variants below each of
+        :data:`NOMINAL` with its interval.
     """
     planted = pl.read_parquet(files.true_loci)["variant_id"].n_unique()
     rows = []
@@ -137,9 +138,9 @@ def measure(files: Files, who: Sides, tables: Mapping[str, pl.DataFrame], sizes:
         for n in sorted({min(size, len(people)) for size in sizes}):
             found = scan(files, table, people[:n], out / name / f"{n}")
             for test, evidence in (("corrected", found.corrected), ("omnibus", found.omnibus)):
-                hits = int((evidence[:planted] > -np.log10(ALPHA)).sum())
-                row = {"encoder": name, "n": n, "test": test, "found": hits, "planted": planted}
-                row |= dict(zip(("power", "lower", "upper"), wilson(hits, planted), strict=True))
+                which = np.flatnonzero(evidence[:planted] > -np.log10(ALPHA)).tolist()
+                row = {"encoder": name, "n": n, "test": test, "found": len(which), "planted": planted, "which": which}
+                row |= dict(zip(("power", "lower", "upper"), wilson(len(which), planted), strict=True))
                 row |= {"expected": expected_power(files, n, tells), "ceiling": expected_power(files, n, np.ones(len(LATENTS)))}
                 nulls = (found.single if test == "corrected" else found.omnibus)[planted:]
                 for level in NOMINAL:
@@ -147,6 +148,20 @@ def measure(files: Files, who: Sides, tables: Mapping[str, pl.DataFrame], sizes:
                     row |= {f"false_{level}": false[0], f"false_{level}_lower": false[1], f"false_{level}_upper": false[2]}
                 rows.append(row)
     return pl.DataFrame(rows)
+
+
+def more_found(power: pl.DataFrame, first: str, second: str, *, test: str = "omnibus") -> dict[str, float]:
+    """Compare two encoders in the most people, paired by variant: what each alone finds and the exact p of McNemar's test.
+
+    References
+    ----------
+    McNemar Q. Psychometrika 12:153–157 (1947), doi:10.1007/BF02295996; two-sided, binomial of the variants found by one alone.
+    """
+    most = power.filter((pl.col("n") == pl.col("n").max()) & (pl.col("test") == test))
+    one, other = (set(most.filter(pl.col("encoder") == name)["which"].item()) for name in (first, second))
+    alone, other_alone = len(one - other), len(other - one)
+    p = float(stats.binomtest(alone, alone + other_alone).pvalue) if alone + other_alone else 1.0
+    return {"value": alone - other_alone, "first_alone": alone, "second_alone": other_alone, "p": p}
 
 
 def both_eyes(left: Scan, right: Scan, planted: int, axes: int) -> dict[str, int]:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from clinome.simulate.anatomy import LATENTS
 from clinome.simulate.pleiotropy import Cohort, Files, simulate_cohort
-from clinome.studies.picture_power import Scan, both_eyes, expected_power, measure, sides, told, wilson
+from clinome.studies.picture_power import Scan, both_eyes, expected_power, measure, more_found, sides, told, wilson
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,12 @@ def test_intervals_of_shares_are_wilsons() -> None:
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     assert (lower, upper) == (pytest.approx(middle - half), pytest.approx(middle + half))
+
+
+def test_two_encoders_are_compared_variant_by_variant() -> None:
+    rows = [("old", 100, "omnibus", [0, 1, 2]), ("a", 200, "omnibus", [0, 1, 2, 3, 4, 5, 9]), ("b", 200, "omnibus", [0, 8])]
+    power = pl.DataFrame(rows, schema=["encoder", "n", "test", "which"], orient="row")
+    found = more_found(power, "a", "b")
+    assert (found["value"], found["first_alone"], found["second_alone"]) == (5, 6, 1)
+    assert found["p"] == pytest.approx(2 * (1 + 7) / 2**7)  # two-sided binomial of 1 in 7
+    assert more_found(power, "a", "a")["p"] == 1.0

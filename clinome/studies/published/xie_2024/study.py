@@ -24,7 +24,7 @@ from clinome.studies.picture_power import both_eyes, phenotypes, scan, sides, to
 from clinome.studies.published.kirchler_2022.study import COHORT, SMALL, TAUGHT, encoders
 
 EYES = ("left", "right")
-SHOWN = ("identity margin", "SimCLR", "plain pixels")
+SHOWN = ("SimCLR", "identity margin", "plain pixels")  # the identity margin begins from SimCLR's weights
 
 
 def run(data: Path | None, out: Path, *, small: bool = False, threads: int = 1) -> dict[str, Any]:
