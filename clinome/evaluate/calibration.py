@@ -2,8 +2,8 @@
 
 ``calibration_slope`` is that of a logistic regression of the truth on the logit of the prediction: below 1 predictions are too
 extreme. ``calibration_in_the_large`` is the intercept when the slope is held at 1: above 0 predictions are too low. ``ece`` is the
-expected calibration error over bins of equal width; it is never 0 by chance alone, the larger the fewer examples, and so are the
-values its interval is made of. Of several classes it is that of the most probable one (Guo 2017).
+expected calibration error over bins of equal width; it is above 0 by chance alone (about 0.07 of 200 perfectly calibrated
+examples), which its interval makes up for in part. Of several classes it is that of the most probable one (Guo 2017).
 
 Recalibration maps probabilities to better ones. It keeps the order of examples (isotonic regression: but for ties), and is never
 learnt on test predictions.
@@ -29,6 +29,7 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Unpack, get_args
 
@@ -50,7 +51,8 @@ Method = Literal["temperature", "platt", "isotonic"]
 Sums = NDArray[np.float64]
 _SMALLEST = 1e-7  # probabilities are kept this far from 0 and 1, whose logits are infinite
 _AT_ONCE = 1 << 22
-_STEEPEST = 1e3  # a larger slope is a perfect separation, which has none
+_STEEPEST = 1e3  # on the standardised logit: a larger slope is a perfect separation, which has none
+_FARTHEST = 60.0  # an intercept beyond it makes every probability 0 or 1
 
 
 def calibration(
@@ -93,50 +95,89 @@ def ece(bins: int = 15) -> Metric:
         place = np.minimum((confidence * bins).astype(np.intp), bins - 1)
         return np.asarray((place[:, None] == np.arange(bins)) * (right - confidence)[:, None], dtype=np.float64)
 
-    return Metric(f"ece_{bins}" if bins != 15 else "ece", additive(terms, lambda s, n: np.abs(s).sum(axis=1) / n), False)
+    name = f"ece_{bins}" if bins != 15 else "ece"
+    return Metric(name, additive(terms, lambda s, n: np.abs(s).sum(axis=1) / n), higher_is_better=False, rises=True)
 
 
-def _regress(x: Sums, y: Sums, weights: Sums, start: Sums, *, fit_slope: bool) -> Sums:
-    """Return intercepts and slopes of y on x by Newton's method, for rows of weights (b, n): (b, 2); NaN where there are none."""
+def _regress(x: Sums, y: Sums, weights: Sums, start: Sums) -> Sums:
+    """Return intercepts and slopes of the logistic regression of y on x for rows of weights (b, n): (b, 2), NaN where none is.
+
+    Newton's method from ``start`` (2,); where that runs away, from no slope at all, from where steps are too short rather than too
+    long: from a slope of 1 it never comes down to the 0.3 of an overconfident network.
+    """
+    centre, spread = float(x.mean()), float(x.std())
+    if not spread > 0:
+        return np.full((len(weights), 2), np.nan)
+    z = (x - centre) / spread
+    found = _newton(z, y, weights, np.array([start[0] + start[1] * centre, start[1] * spread]))
+    lost = ~np.isfinite(found[:, 0])
+    if lost.any():
+        share = np.clip(y.mean(), _SMALLEST, 1 - _SMALLEST)
+        found[lost] = _newton(z, y, weights[lost], np.array([logit(share), 0.0]))
+    slope = found[:, 1] / spread
+    return np.column_stack([found[:, 0] - slope * centre, slope])
+
+
+def _newton(z: Sums, y: Sums, weights: Sums, start: Sums) -> Sums:
+    """Return intercepts and slopes on z, whose standard deviation is about 1; NaN where Newton's method does not settle."""
     found = np.tile(start, (len(weights), 1))
-    for _ in range(30):
-        p = expit(found[:, :1] + found[:, 1:] * x)
+    step = found
+    for _ in range(50):
+        p = expit(found[:, :1] + found[:, 1:] * z)
         rest, spread = weights * (y - p), weights * p * (1 - p)
-        g0, h00 = rest.sum(axis=1), spread.sum(axis=1)
-        if fit_slope:
-            g1, h01, h11 = rest @ x, spread @ x, spread @ (x * x)
-            det = h00 * h11 - h01 * h01
-            step = np.column_stack([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0])
-        else:
-            det, step = h00, np.column_stack([g0, np.zeros_like(g0)])
+        g0, h00, g1, h01, h11 = rest.sum(axis=1), spread.sum(axis=1), rest @ z, spread @ z, spread @ (z * z)
+        det = h00 * h11 - h01 * h01
         with np.errstate(invalid="ignore", divide="ignore"):
-            step = np.where(np.abs(det)[:, None] > 1e-300, step / det[:, None], np.nan)
-        found = found + np.clip(step, -2.0, 2.0)
+            step = np.column_stack([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0]) / det[:, None]
+        step = np.where(np.abs(det)[:, None] > 1e-300, step, np.nan)
+        found = found + np.clip(step, -4.0, 4.0)
         if not (np.abs(step) > 1e-9).any():
             break
-    settled = (np.abs(step) <= 1e-6).all(axis=1) & (np.abs(found) < _STEEPEST).all(axis=1)
-    return np.where(settled[:, None], found, np.nan)
+    settled = np.all((np.abs(step) <= 1e-6) & (np.abs(found) < _STEEPEST), axis=1, keepdims=True)
+    return np.where(settled, found, np.nan)
 
 
-def _recalibration_metric(name: str, *, fit_slope: bool) -> Metric:
-    def prepare(truth: Array, probability: Array, person: NDArray[np.intp], n_participants: int) -> Prepared:
-        x, y = logit(np.clip(probability, _SMALLEST, 1 - _SMALLEST)), truth.astype(np.float64)
-        column = int(fit_slope)
-        everybody = _regress(x, y, np.ones((1, len(x))), np.array([0.0, 1.0]), fit_slope=fit_slope)[0]
-        start = np.where(np.isfinite(everybody), everybody, [0.0, 1.0])
-        step = max(1, _AT_ONCE // len(x))
+def _shift(x: Sums, y: Sums, weights: Sums) -> Sums:
+    """Return the intercept of the logistic regression of y on x whose slope is 1, for rows of weights (b, n): (b,)."""
+    positives, all_of = weights @ y, weights.sum(axis=1)
+    found, low, high = np.zeros(len(weights)), np.full(len(weights), -_FARTHEST), np.full(len(weights), _FARTHEST)
+    for _ in range(100):
+        p = expit(found[:, None] + x)
+        gradient, curvature = (weights * (y - p)).sum(axis=1), (weights * p * (1 - p)).sum(axis=1)
+        low, high = np.where(gradient > 0, found, low), np.where(gradient < 0, found, high)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            newton = np.where(gradient == 0, found, found + gradient / curvature)
+        new = np.where((newton >= low) & (newton <= high), newton, (low + high) / 2)  # halved where Newton leaves what is left
+        moved, found = np.abs(new - found).max(), new
+        if moved < 1e-9:
+            break
+    return np.where((positives > 0) & (positives < all_of), found, np.nan)
 
-        def of(counts: Sums) -> Sums:
-            parts = [counts[i : i + step][:, person] for i in range(0, len(counts), step)]
-            return np.concatenate([_regress(x, y, part, start, fit_slope=fit_slope)[:, column] for part in parts])
 
-        return Prepared(float(everybody[column]), of)
+def _prepare_slope(truth: Array, probability: Array, person: NDArray[np.intp], n_participants: int) -> Prepared:
+    x, y = logit(np.clip(probability, _SMALLEST, 1 - _SMALLEST)), truth.astype(np.float64)
+    everybody = _regress(x, y, np.ones((1, len(x))), np.array([0.0, 1.0]))[0]
+    start = np.where(np.isfinite(everybody), everybody, [0.0, 1.0])
+    return _by_rows(lambda weights: _regress(x, y, weights, start)[:, 1], float(everybody[1]), person)
 
-    return Metric(name, prepare, higher_is_better=None)
+
+def _prepare_shift(truth: Array, probability: Array, person: NDArray[np.intp], n_participants: int) -> Prepared:
+    x, y = logit(np.clip(probability, _SMALLEST, 1 - _SMALLEST)), truth.astype(np.float64)
+    return _by_rows(lambda weights: _shift(x, y, weights), float(_shift(x, y, np.ones((1, len(x))))[0]), person)
 
 
-SLOPE = _recalibration_metric("calibration_slope", fit_slope=True)
-IN_THE_LARGE = _recalibration_metric("calibration_in_the_large", fit_slope=False)
+def _by_rows(of: Callable[[Sums], Sums], value: float, person: NDArray[np.intp]) -> Prepared:
+    """Return what is prepared of a number for weights of rows (b, n_rows)."""
+    step = max(1, _AT_ONCE // len(person))
+
+    def values(counts: Sums) -> Sums:
+        return np.concatenate([of(counts[i : i + step][:, person]) for i in range(0, len(counts), step)])
+
+    return Prepared(value, values, len(np.unique(person)))
+
+
+SLOPE = Metric("calibration_slope", _prepare_slope, higher_is_better=None)
+IN_THE_LARGE = Metric("calibration_in_the_large", _prepare_shift, higher_is_better=None)
 
 
 def calibration_curve(
@@ -163,7 +204,7 @@ def calibration_curve(
     draws = bootstrap([one.of for one in means], n, resamples=resamples, seed=seed)
     for k, one in enumerate(means):
         here = given[place == k]
-        found, _ = estimate(one.value, draws[:, k], n)
+        found, _ = estimate(one.value, draws[:, k], one.people)
         edges = {"from": float(here.min()), "to": float(here.max()), "predicted": float(here.mean()), "observed": one.value}
         rows.append(edges | {"lower": found.lower, "upper": found.upper, "n": len(here)})
     frame = pl.DataFrame(rows, schema={column.name: column.dtype for column in CALIBRATION.columns}, orient="row")
@@ -251,7 +292,7 @@ def _platt(truth: Sums, probability: Sums) -> tuple[float, float]:
     positives = truth.sum()
     target = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (len(truth) - positives + 2))
     x = logit(np.clip(probability, _SMALLEST, 1 - _SMALLEST))
-    shift, scale = _regress(x, target, np.ones((1, len(x))), np.array([0.0, 1.0]), fit_slope=True)[0]
+    shift, scale = _regress(x, target, np.ones((1, len(x))), np.array([0.0, 1.0]))[0]
     if not np.isfinite(scale):
         raise CohortError("the probabilities do not vary enough to be recalibrated", got=f"{len(np.unique(probability))} values")
     return float(scale), float(shift)

@@ -1,7 +1,8 @@
 """Are two predictors of the same people different? Paired differences with intervals, and p values.
 
 - :func:`compare`: any metric; the gain's interval from the same resamples of people for both, and a permutation p value: under
-  the null hypothesis the two predictors of a person (all rows of a person together) could have been swapped.
+  the null hypothesis the two predictors of a person (all rows of a person together) could have been swapped. Where only the order
+  of scores counts, ranks are swapped, for the scale of a score says nothing (Venkatraman & Begg 1996).
 - :func:`delong`: two AUROCs without resampling. The covariance is of placements (DeLong 1988, with ranks as Sun & Xu 2014,
   O(n log n)); when people have several rows, of sums of placements over people (Obuchowski 1997), which is the same number
   when everybody has one.
@@ -13,6 +14,8 @@ curves: a nonparametric approach. Biometrics 44:837–845 (1988), doi:10.2307/25
 Sun X, Xu W. Fast implementation of DeLong's algorithm for comparing the areas under correlated receiver operating characteristic
 curves. IEEE Signal Processing Letters 21:1389–1393 (2014), doi:10.1109/LSP.2014.2337313.
 Obuchowski NA. Nonparametric analysis of clustered ROC curve data. Biometrics 53:567–578 (1997), doi:10.2307/2533958.
+Venkatraman ES, Begg CB. A distribution-free procedure for comparing receiver operating characteristic curves from a paired
+experiment. Biometrika 83:835–848 (1996), doi:10.1093/biomet/83.4.835.
 Phipson B, Smyth GK. Permutation p-values should never be zero. Statistical Applications in Genetics and Molecular Biology 9:39
 (2010), doi:10.2202/1544-6115.1585.
 
@@ -95,6 +98,10 @@ def compare(
     gain = sign * (values[0] - values[1])
     of_first, of_second = (estimate(value, draws[:, j], n)[0] for j, value in enumerate(values))
     found, how = estimate(gain, sign * (draws[:, 0] - draws[:, 1]), n)
+    if np.array_equal(one, two):
+        found = Estimate(0.0, 0.0, 0.0, n)
+    if metric.by_order:  # scores of another scale would change places with those of this one
+        one, two = (rankdata(scores) for scores in (one, two))
     # Both predictors' rows side by side, the second's people numbered on: a swap is a matter of counts.
     both = metric.prepare(np.concatenate([known, known]), np.concatenate([one, two]), np.concatenate([person, person + n]), 2 * n)
     generator = np.random.default_rng([seed, n, 1])

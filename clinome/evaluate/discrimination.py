@@ -201,7 +201,9 @@ def _mean_of(prepares: Sequence[Prepare]) -> Prepare:
         each = [one(truth, predicted, person, n) for one in prepares]
         each = [one for one in each if np.isfinite(one.value)] or each[:1]
         return Prepared(
-            float(np.mean([one.value for one in each])), lambda counts: np.mean([one.of(counts) for one in each], axis=0)
+            float(np.mean([one.value for one in each])),
+            lambda counts: np.mean([one.of(counts) for one in each], axis=0),
+            max(one.people for one in each),
         )
 
     return prepare

@@ -36,4 +36,4 @@ def between_groups(levels: int) -> Prepare:
 def on_a_line(x: Array, value: Array, person: NDArray[np.intp], n_participants: int) -> Prepared:
     """Prepare r²: the share of the variance of a number that a straight line on ``x`` explains."""
     r = PEARSON.prepare(x, value, person, n_participants)
-    return Prepared(r.value**2, lambda counts: r.of(counts) ** 2)
+    return Prepared(r.value**2, lambda counts: r.of(counts) ** 2, r.people)

@@ -32,10 +32,11 @@ Array = NDArray[Any]
 
 
 class Prepared(NamedTuple):
-    """A metric on its data: its value, and its values for counts of people (n_resamples, n_participants)."""
+    """A metric on its data: its value, its values for counts of people (n_resamples, n_participants), and how many have a row."""
 
     value: float
     of: Statistic
+    people: int
 
 
 Prepare = Callable[[Array, Array, NDArray[np.intp], int], Prepared]  # truth, predicted, person of each row, n_participants
@@ -51,11 +52,18 @@ class Metric:
         From truth and predictions (rows first), the code of each row's person and the number of people to :class:`Prepared`.
     higher_is_better
         None where neither is (a bias, a prevalence): no gain is computed of it.
+    by_order
+        Whether only the order of a predictor's scores counts, so that those of two predictors need not be on one scale.
+    rises
+        Whether it is too large by chance (a sum of absolute values), and its resampled values too large once more: see
+        :func:`estimate`.
     """
 
     name: str
     prepare: Prepare
     higher_is_better: bool | None = True
+    by_order: bool = False
+    rises: bool = False
 
 
 class Asked(TypedDict, total=False):
@@ -106,7 +114,7 @@ def additive(
                 found = np.asarray(of(counts @ sums, counts @ rows), dtype=np.float64)
             return np.where(np.isfinite(found), found, np.nan)
 
-        return Prepared(float(values(np.ones((1, n_participants)))[0]), values)
+        return Prepared(float(values(np.ones((1, n_participants)))[0]), values, int((rows > 0).sum()))
 
     return prepare
 
@@ -140,8 +148,9 @@ def measure(
     known, answer, person, n = usable(truth, predicted, participants)
     prepared = [metric.prepare(known, answer, person, n) for metric in metrics]
     draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
+    about = {"predictor": predictor, "split": split, "subgroup": subgroup}
     rows = [
-        metric_row(metric.name, one.value, drawn, n, predictor=predictor, split=split, subgroup=subgroup)
+        metric_row(metric.name, one.value, drawn, one.people, rises=metric.rises) | about
         for metric, one, drawn in zip(metrics, prepared, draws.T, strict=True)
     ]
     return metrics_table(rows)
@@ -176,11 +185,15 @@ def usable(truth: ArrayLike, predicted: ArrayLike, participants: ArrayLike | Non
     return labels, answers, *participant_codes(names, len(labels))
 
 
-def estimate(value: float, draws: NDArray[np.float64], n: int) -> tuple[Estimate, str]:
+def estimate(value: float, draws: NDArray[np.float64], n: int, *, rises: bool = False) -> tuple[Estimate, str]:
     """Return a value with its interval from ``draws`` and how that was made, in words for METRICS.
 
     Resamples in which the number is undefined (of one class only, say) are left out and counted in the words; there is no
-    interval when they are more than a tenth, or fewer than two people.
+    interval when they are more than a tenth, when there are fewer than two people, or when all resamples give one number (a
+    perfect AUROC of ten people is no sure one).
+
+    Of a number that ``rises`` by chance (see :class:`Metric`) resamples lie as far above the value as the value lies above the
+    truth, so the interval is turned round the value (Efron & Tibshirani 1993, 13.9: basic), and ends at 0.
     """
     undefined = int((~np.isfinite(draws)).sum())
     if not len(draws) or not np.isfinite(value):
@@ -189,8 +202,13 @@ def estimate(value: float, draws: NDArray[np.float64], n: int) -> tuple[Estimate
         return Estimate(value, np.nan, np.nan, n), "none: one person"
     if undefined > _UNDEFINED * len(draws):
         return Estimate(value, np.nan, np.nan, n), f"none: undefined in {undefined:,} of {len(draws):,} resamples of participants"
-    how = f"95 % expanded percentile, {len(draws):,} resamples of participants"
-    return Estimate(value, *interval(draws, people=n), n), how + (f", {undefined:,} undefined" if undefined else "")
+    if np.nanmax(draws) == np.nanmin(draws):
+        return Estimate(value, np.nan, np.nan, n), "none: the same in every resample of participants"
+    lower, upper = interval(draws, people=n)
+    if rises:
+        lower, upper = max(2 * value - upper, 0.0), max(2 * value - lower, 0.0)
+    how = f"95 % expanded {'basic' if rises else 'percentile'}, {len(draws):,} resamples of participants"
+    return Estimate(value, lower, upper, n), how + (f", {undefined:,} undefined" if undefined else "")
 
 
 def metric_row(
@@ -202,9 +220,10 @@ def metric_row(
     predictor: str = "model",
     split: str | None = None,
     subgroup: str = "all",
+    rises: bool = False,
 ) -> dict[str, Any]:
-    """Return a row of METRICS from a value and its resampled values, shape (n_resamples,)."""
-    found, how = estimate(value, draws, n)
+    """Return a row of METRICS from a value, its resampled values, shape (n_resamples,), and the ``n`` people it rests on."""
+    found, how = estimate(value, draws, n, rises=rises)
     columns = {"name": name, "interval": how, "subgroup": subgroup, "predictor": predictor, "split": split, "n": n}
     return columns | {"value": found.value, "lower": found.lower, "upper": found.upper}
 

@@ -74,11 +74,14 @@ class Ranking(NamedTuple):
 
     exact: tuple[Weights, Weights]
     weigh: Weigh
+    people: int
 
     def prepared(self, curve: Curve) -> Prepared:
         """Return a metric on these ranks."""
         return Prepared(
-            float(curve(*self.exact)[0]), lambda counts: np.concatenate([curve(*weights) for weights in self.weigh(counts)])
+            float(curve(*self.exact)[0]),
+            lambda counts: np.concatenate([curve(*weights) for weights in self.weigh(counts)]),
+            self.people,
         )
 
 
@@ -94,7 +97,8 @@ def rank(truth: Array, score: Array, person: NDArray[np.intp], n_participants: i
         coarse = np.flatnonzero(new) * _LEVELS // len(order)
         level = (np.cumsum(np.append(True, coarse[1:] != coarse[:-1])) - 1)[level]
     tables = _of_people if n_participants * (level[-1] + 1) <= _TABLE_PAYS * len(order) else _of_rows
-    return Ranking((of_positive[None], (of_all - of_positive)[None]), tables(positive, level, person, n_participants))
+    people = int((np.bincount(person) > 0).sum())
+    return Ranking((of_positive[None], (of_all - of_positive)[None]), tables(positive, level, person, n_participants), people)
 
 
 def ranked(curve: Curve) -> Prepare:
@@ -102,7 +106,7 @@ def ranked(curve: Curve) -> Prepare:
 
     def prepare(truth: Array, score: Array, person: NDArray[np.intp], n_participants: int) -> Prepared:
         if not len(score):
-            return Prepared(float("nan"), lambda counts: np.full(len(counts), np.nan))
+            return Prepared(float("nan"), lambda counts: np.full(len(counts), np.nan), 0)
         return rank(truth, score, person, n_participants).prepared(curve)
 
     return prepare
@@ -143,8 +147,8 @@ def _of_rows(positive: NDArray[np.bool_], level: Array, person: NDArray[np.intp]
     return weigh
 
 
-AUROC = Metric("auroc", ranked(auroc_curve))
-AVERAGE_PRECISION = Metric("average_precision", ranked(average_precision_curve))
+AUROC = Metric("auroc", ranked(auroc_curve), by_order=True)
+AVERAGE_PRECISION = Metric("average_precision", ranked(average_precision_curve), by_order=True)
 
 
 def sensitivity_at_specificity(specificity: float) -> Metric:
@@ -154,7 +158,7 @@ def sensitivity_at_specificity(specificity: float) -> Metric:
     """
     if not 0 < specificity < 1:
         raise ValueError(f"a specificity lies between 0 and 1, got {specificity}")
-    return Metric(f"sensitivity_at_specificity_{specificity:g}", ranked(_sensitivity_at(specificity)))
+    return Metric(f"sensitivity_at_specificity_{specificity:g}", ranked(_sensitivity_at(specificity)), by_order=True)
 
 
 def auroc(truth: ArrayLike, score: ArrayLike) -> float:

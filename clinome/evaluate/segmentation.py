@@ -147,7 +147,8 @@ def segmentation(
 ) -> pl.DataFrame:
     """Average rows of OVERLAPS over images; return METRICS, a row a measure and structure, intervals by resampling people.
 
-    Each measure is the mean over the images in which it is defined; an image counts once, also of people with several.
+    Each measure is the mean over the images in which it is defined; an image counts once, also of people with several. ``n`` are
+    the people of these images: where a lesion is in four of fifty, its interval is one of four people.
     ``missed`` and ``invented`` are the shares of the images in which that happened. ``subgroup`` is ``structure=<name>``, and 'all'
     for the mean of the structures' means.
     """
@@ -159,16 +160,18 @@ def segmentation(
     rows = []
     for name, column in columns.items():
         values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+        known = np.isfinite(values)
         prepared = []
         for structure in structures:
-            here = np.flatnonzero((cases["structure"] == structure).to_numpy() & np.isfinite(values))
+            here = np.flatnonzero((cases["structure"] == structure).to_numpy() & known)
             prepared.append(_MEAN.prepare(values[here], values[here], person[here], n))
         draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
         means = np.array([one.value for one in prepared])
-        for structure, value, drawn, _ in zip(structures, means, draws.T, prepared, strict=True):
-            rows.append(metric_row(name, value, drawn, n, predictor=predictor, split=split, subgroup=f"structure={structure}"))
+        about = {"predictor": predictor, "split": split}
+        for structure, one, drawn in zip(structures, prepared, draws.T, strict=True):
+            rows.append(metric_row(name, one.value, drawn, one.people) | about | {"subgroup": f"structure={structure}"})
         if len(structures) > 1:
-            rows.append(metric_row(name, float(means.mean()), draws.mean(axis=1), n, predictor=predictor, split=split))
+            rows.append(metric_row(name, float(means.mean()), draws.mean(axis=1), len(np.unique(person[known]))) | about)
     return metrics_table(rows)
 
 

@@ -22,6 +22,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from clinome.core.errors import CohortError
+from clinome.evaluate.measuring import usable
 from clinome.evaluate.outcomes import outcome
 
 Rule = Literal["youden", "f1", "accuracy", "sensitivity", "specificity", "cost"]
@@ -71,7 +72,7 @@ def choose_threshold(
     Parameters
     ----------
     truth, score
-        0 or 1, and a number, of one shape (pixels may be many millions).
+        0 or 1 (NaN unknown: left out), and a number, of one shape (pixels may be many millions).
     split
         Where they are from; 'test' is refused.
     rule
@@ -82,14 +83,15 @@ def choose_threshold(
     Raises
     ------
     CohortError
-        For test predictions, or examples of one class only.
+        For test predictions, scores that are missing, or examples of one class only.
     ValueError
         For an unknown rule.
     """
     refuse_test(split)
     if rule not in get_args(Rule):
         raise ValueError(f"unknown rule {rule!r}; expected one of {', '.join(get_args(Rule))}")
-    scores, labels = np.asarray(score).ravel(), np.asarray(truth).ravel().astype(bool)
+    known, scores, *_ = usable(np.asarray(truth).ravel(), np.asarray(score).ravel(), None)
+    labels = known.astype(bool)
     order = np.argsort(scores)[::-1]
     descending = scores[order]
     last = np.flatnonzero(np.append(descending[1:] != descending[:-1], True))  # of equal scores
@@ -146,11 +148,10 @@ def threshold_of(
     found = outcome(predictions, target, split=split, positive=positive)
     if found.kind != "binary":
         raise CohortError("a threshold cuts a probability of one class", got=f"{target!r}, of kind {found.kind!r}")
-    known = np.isfinite(found.truth)
     named = split or found.split or ", ".join(sorted(predictions["split"].unique()))
     return choose_threshold(
-        found.truth[known],
-        found.predicted[known],
+        found.truth,
+        found.predicted,
         split=named,
         rule=rule,
         at_least=at_least,

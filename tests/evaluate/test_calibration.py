@@ -61,6 +61,41 @@ def test_resampled_slopes_are_regressions_with_weights() -> None:
             assert_allclose(value, fit.params[-1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [0.02, 0.1, 3.0, 6.0, 20.0])
+def test_the_slope_of_a_network_far_too_sure_or_unsure(factor: float) -> None:
+    """Newton's method from a slope of 1 used to find none below about a third."""
+    generator = np.random.default_rng(4)
+    fair = generator.normal(size=400)
+    truth, p = (generator.random(400) < expit(fair)).astype(float), np.asarray(expit(factor * fair))
+    rows = {row["name"]: row for row in calibration(truth, p, resamples=200).iter_rows(named=True)}
+    x = logit(np.clip(p, 1e-7, 1 - 1e-7))
+    fit = sm.Logit(truth, sm.add_constant(x)).fit(disp=0)
+    assert_allclose(rows["calibration_slope"]["value"], fit.params[1], rtol=1e-4)
+    assert rows["calibration_slope"]["interval"] == "95 % expanded percentile, 200 resamples of participants"
+    large = minimize(lambda a: np.logaddexp(0, -(2 * truth - 1) * (a + x)).sum(), [0.0], method="Nelder-Mead", tol=1e-10)
+    assert_allclose(rows["calibration_in_the_large"]["value"], large.x[0], atol=1e-3)
+    assert rows["calibration_in_the_large"]["lower"] is not None
+
+
+def test_the_interval_of_the_calibration_error_makes_up_for_chance() -> None:
+    """Quantiles of resamples never held the truth here, for resampling adds to the error once more."""
+    generator, inside, value = np.random.default_rng(8), 0, 0.0
+    fair = np.random.default_rng(0).normal(scale=1.5, size=400_000)
+    sure = expit(1.5 * fair)
+    bin_of = np.minimum((sure * 15).astype(int), 14)
+    true = np.abs(np.bincount(bin_of, expit(fair) - sure, minlength=15)).sum() / len(fair)
+    for _ in range(80):
+        fair = generator.normal(scale=1.5, size=200)
+        truth = (generator.random(200) < expit(fair)).astype(float)
+        row = calibration(truth, expit(1.5 * fair), resamples=200).filter(name="ece").row(0, named=True)
+        inside += row["lower"] <= true <= row["upper"]
+        value += row["value"] / 80
+        assert row["lower"] >= 0
+    assert value > 1.2 * true
+    assert inside / 80 > 0.8
+    assert row["interval"] == "95 % expanded basic, 200 resamples of participants"
+
+
 def test_perfect_separation_has_no_slope() -> None:
     truth = np.array([0.0] * 10 + [1.0] * 10)
     row = calibration(truth, np.linspace(0.1, 0.9, 20)).filter(name="calibration_slope").row(0, named=True)

@@ -142,3 +142,12 @@ def test_refusals() -> None:
         compare(BIAS, [1.0, 2.0], [1.0, 2.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="two people or more"):
         delong([0, 1, 0, 1], [1, 2, 3, 4], [1, 2, 3, 4], participants=["a", "a", "b", "a"])
+
+
+def test_the_p_of_ranks_knows_no_scale() -> None:
+    truth, first, second, person = two_scores(60, 2, 5, gain=0.3)
+    found = [
+        compare(AUROC, truth, first, f(second), participants=person, resamples=0).p for f in (np.asarray, np.exp, lambda s: 100 * s)
+    ]
+    assert found[0] == found[1] == found[2]
+    assert 0.001 < found[0] < 1

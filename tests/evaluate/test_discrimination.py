@@ -68,6 +68,8 @@ def test_several_labels_are_each_measured_where_their_truth_is_known(generator: 
     assert_allclose([found[f"auroc:{name}"] for name in ("edema", "effusion", "mass")], each)
     assert_allclose(found["auroc"], np.mean(each))
     assert_allclose(found["f1:effusion"], sk.f1_score(truth[known, 1], p[known, 1] >= 0.5))
+    people = dict(classification(truth, p, labels=["edema", "effusion", "mass"], resamples=0).select("name", "n").rows())
+    assert (people["auroc:edema"], people["auroc:effusion"], people["f1:effusion"]) == (200, known.sum(), known.sum())
 
 
 def test_a_table_of_metrics_says_for_whom_and_how() -> None:
@@ -102,6 +104,8 @@ def test_rare_classes_leave_resamples_out_and_say_so_or_have_no_interval() -> No
     assert row["interval"].endswith("undefined")
     row = measure([AUROC], [0, 1], [0.2, 0.7], participants=["a", "a"]).row(0, named=True)
     assert (row["value"], row["lower"], row["interval"]) == (1.0, None, "none: one person")
+    row = measure([AUROC], [0] * 5 + [1] * 5, np.arange(10)).row(0, named=True)  # ten people do not make it certain
+    assert (row["value"], row["lower"], row["interval"]) == (1.0, None, "none: the same in every resample of participants")
 
 
 def test_refusals() -> None:

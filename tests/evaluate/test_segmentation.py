@@ -151,6 +151,22 @@ def test_averages_over_images_with_intervals_over_people() -> None:
     )
 
 
+def test_a_rare_structure_rests_on_the_people_who_have_it() -> None:
+    rows = []
+    for person in range(50):
+        truth = np.zeros((12, 12), int)
+        truth[2:6, 2:8] = person < 4
+        rows.append(
+            compare_masks(truth, np.roll(truth, person % 3, 0), {"lesion": 1}, example_id=str(person), participant_id=str(person))
+        )
+    table = segmentation(pl.concat(rows))
+    dice = table.filter(name="dice").row(0, named=True)
+    assert dice["n"] == 4
+    assert table.filter(name="missed")["n"][0] == 50
+    alone = segmentation(pl.concat(rows[:4])).filter(name="dice").row(0, named=True)
+    assert (dice["lower"], dice["upper"]) == pytest.approx((alone["lower"], alone["upper"]), abs=0.03)
+
+
 def test_shapes_and_spacing_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="different shapes"):
         compare_masks(np.zeros((2, 3)), np.zeros((3, 2)), {"a": 1})

@@ -87,6 +87,10 @@ def test_refusals() -> None:
         choose_threshold([0, 1], [0.1, 0.9], split="train", rule="best")  # type: ignore[arg-type]
     with pytest.raises(CohortError, match="both classes"):
         choose_threshold([1, 1], [0.1, 0.9], split="train")
+    with pytest.raises(CohortError, match="some examples have no prediction"):  # it used to be the highest score
+        choose_threshold([0, 0, 1, 1], [0.1, 0.4, np.nan, 0.8], split="train")
+    unknown = choose_threshold([0, 0, np.nan, 1], [0.1, 0.4, 0.9, 0.8], split="train")  # it used to be a positive
+    assert (unknown.value, unknown.n, unknown.sensitivity) == (0.8, 3, 1.0)
     number = table(["train"] * 4).select(
         "example_id", "participant_id", "split", pl.lit(3.0).alias("age"), pl.lit(2.0).alias("predicted:age")
     )
