@@ -1,9 +1,17 @@
 """`clinome segment`: structures drawn into new images."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class MaskFormat(StrEnum):
+    """How masks of volumes are written."""
+
+    nifti = "nifti"
+    dicom_seg = "dicom-seg"
 
 
 def segment(
@@ -11,8 +19,12 @@ def segment(
     images: Annotated[Path, typer.Option(help="Images table, or a folder of DICOM, NIfTI, PNG or JPEG files.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write into; made when it is not there.", show_default=False)],
     modality: Annotated[str | None, typer.Option(help="DICOM modality of the files to take, e.g. MR.")] = None,
+    format: Annotated[
+        MaskFormat,
+        typer.Option(help="nifti (of pictures PNG), or dicom-seg, which refers to its DICOM series so that viewers lay it over."),
+    ] = MaskFormat.nifti,
 ) -> None:
-    """Segment new images: masks as NIfTI on each scan's own grid (PNG for pictures), and a table of them.
+    """Segment new images: masks as NIfTI on each scan's own grid (PNG for pictures) or as DICOM-SEG, and a table of them.
 
     Example:
 
@@ -22,6 +34,7 @@ def segment(
     from clinome.studies.picture_tasks import segment_images
     from clinome.studies.task_file import Pictures
 
-    found = segment_images(model, Pictures(images, modality=modality), out)
-    typer.echo(f"{found.height} images segmented: {out / 'segmentations.parquet'}")
-    print_set_aside(out, found.height)
+    found = segment_images(model, Pictures(images, modality=modality), out, dicom_seg=format is MaskFormat.dicom_seg)
+    n = found["mask_path"].count()
+    typer.echo(f"{n} images segmented: {out / 'segmentations.parquet'}")
+    print_set_aside(out, n)

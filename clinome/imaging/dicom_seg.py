@@ -97,6 +97,33 @@ def write_dicom_seg(
         made.save_as(temporary)
 
 
+def grid_of_series(scan: Scan) -> Grid:
+    """Return the grid of a scan that was read from a DICOM series, onto which a segmentation can be written.
+
+    Raises
+    ------
+    FormatError
+        For any other scan: a NIfTI file, a picture, DICOM without a place in space.
+    """
+    if scan.grid is None or scan.series is None or scan.path is None:
+        raise FormatError(
+            "a segmentation can be written as DICOM only onto a scan of a DICOM series",
+            where=scan.path,
+            got="a DICOM image without a place in space" if scan.series else "a file that is not DICOM",
+            do="write it as NIfTI or PNG (--format nifti; clinome.imaging.scan.write_on)",
+        )
+    return scan.grid
+
+
+def is_dicom_seg(path: str | Path) -> bool:
+    """Tell whether the file at ``path`` is a DICOM segmentation; False for what cannot be read."""
+    path = Path(path)
+    try:
+        return path.is_file() and str(open_dataset(path, pixels=False).get("Modality") or "") == "SEG"
+    except FormatError:
+        return False
+
+
 def read_dicom_seg(path: str | Path, scan: Scan | None = None) -> Segmentation:
     """Read a DICOM-SEG file; with ``scan``, onto the grid of that scan.
 
@@ -165,12 +192,7 @@ def _made(
 
 
 def _checked(labels: NDArray[Any], scan: Scan, segments: Mapping[int, str | Segment]) -> Grid:
-    if scan.grid is None or scan.series is None or scan.path is None:
-        raise FormatError(
-            "a segmentation can be written as DICOM only onto a scan of a DICOM series",
-            where=scan.path,
-            do="write it as NIfTI (clinome.imaging.scan.write_on)",
-        )
+    grid = grid_of_series(scan)
     if labels.shape != scan.values.shape[1:]:
         raise StudyError("the labels do not lie on the scan", got=labels.shape, expected=scan.values.shape[1:])
     if sorted(segments) != list(range(1, len(segments) + 1)):
@@ -178,7 +200,7 @@ def _checked(labels: NDArray[Any], scan: Scan, segments: Mapping[int, str | Segm
     unknown = sorted(set(np.unique(labels).tolist()) - {0, *segments})
     if unknown or len(segments) > 255:
         raise StudyError("labels occur that no segment describes", got=", ".join(map(str, unknown[:10])), expected="0 and 1 … 255")
-    return scan.grid
+    return grid
 
 
 def _sources(scan: Scan) -> list[Any]:

@@ -203,7 +203,14 @@ def _learn(job: _Job, settings: Settings, folder: Path, checks: dict[str, str], 
             checkpoint_every=max(recipe.steps // 50, 1) if pace is None else pace.checkpoint_every,
         ),
     )
-    about = {"recipe": asdict(recipe), "pace": None if pace is None else pace.reason, "leakage": checks, "key": job.key}
+    assert state.mode is not None
+    about = {
+        "recipe": asdict(recipe),
+        "precision": "bfloat16" if state.mode.bfloat16 else "float32",
+        "pace": None if pace is None else pace.reason,
+        "leakage": checks,
+        "key": job.key,
+    }
     _finish(state, job, judged, folder, about, settings.threads)
 
 

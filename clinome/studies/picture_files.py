@@ -18,6 +18,7 @@ from clinome.core.provenance import fingerprint
 from clinome.core.schema import IMAGES, SET_ASIDE, check
 from clinome.formats.table import read_checked
 from clinome.imaging.convert import content_key
+from clinome.imaging.dicom_seg import Segment, is_dicom_seg, read_dicom_seg, write_dicom_seg
 from clinome.imaging.loading import Decoded, Sample, decode_once
 from clinome.imaging.reading import fault_of, index_images, set_aside_table
 from clinome.imaging.resample import resample
@@ -56,7 +57,7 @@ def listed(pictures: Pictures, *, fingerprints: bool = False) -> Listed:
 
 
 def read_mask(path: Path, structures: int, *, on: Scan) -> NDArray[np.int16]:
-    """Read the mask of the image ``on``, ([depth,] height, width): NIfTI or DICOM in the image's place, or a picture.
+    """Read the mask of the image ``on``, ([depth,] height, width): NIfTI, DICOM or DICOM-SEG in the image's place, or a picture.
 
     Labels are 0 … ``structures``; 0 and 255 alone mean 0 and 1.
 
@@ -66,7 +67,7 @@ def read_mask(path: Path, structures: int, *, on: Scan) -> NDArray[np.int16]:
         For a mask that cannot be read, has another shape or lies elsewhere than its image, is a picture in colours, or holds
         fractions or a label without a name.
     """
-    scan = read_scan(path)
+    scan = read_dicom_seg(path, on).scan if is_dicom_seg(path) else read_scan(path)
     if scan.values.shape[1:] != on.values.shape[1:]:
         got, expected = scan.values.shape[1:], on.values.shape[1:]
         raise FormatError("the mask does not have the shape of its image", where=path, got=got, expected=expected)
@@ -96,9 +97,19 @@ def _apart(scan: Scan, other: Scan) -> float:
     return float(np.abs(moved[:3]).max())
 
 
-def write_mask(out: Path, name: str, labels: NDArray[np.uint8], scan: Scan, *, taken: set[str]) -> Path:
-    """Write labels as NIfTI where the scan has a place in space, else as PNG; return the file, of another name than ``taken``."""
+def write_mask(
+    out: Path, name: str, labels: NDArray[np.uint8], scan: Scan, *, taken: set[str], segments: Sequence[str] = ()
+) -> Path:
+    """Write labels as NIfTI where the scan has a place in space, else as PNG; return the file, of another name than ``taken``.
+
+    Where ``segments`` names labels 1, 2, … it is DICOM-SEG instead, and refused of a scan that is no DICOM series.
+    """
     stem = file_name(name, taken)
+    if segments:
+        path = out / "masks" / f"{stem}.dcm"
+        names: dict[int, str | Segment] = dict(enumerate(segments, start=1))
+        write_dicom_seg(path, labels, scan, segments=names, description="Segmentation by Clinome")
+        return path
     if scan.affine is not None and labels.ndim == 3:
         path = out / "masks" / f"{stem}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)

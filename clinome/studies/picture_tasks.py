@@ -62,26 +62,30 @@ def predict_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
     return predictions
 
 
-def segment_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
+def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: bool = False) -> pl.DataFrame:
     """Segment every image with the segmenter in ``model``: masks beside a table ``segmentations`` of them.
 
-    Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``). Returns the images table with a
+    Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``); with ``dicom_seg`` each DICOM
+    series gets a DICOM-SEG file that refers to it, and what is none is set aside. Returns the images table with a
     column ``mask_path`` and ``certainty``, the mean probability of the chosen class along the contours.
     """
-    from clinome.imaging.segmenter import segmenter
+    from clinome.imaging.dicom_seg import grid_of_series
+    from clinome.imaging.segmenter import segmenter, structures_of
 
     if not (model / "segmenter.json").is_file():
         do = "name the folder `segmenter` in what `clinome train` wrote"
         raise FormatError("this folder holds no segmenter", where=model, do=do)
-    apply = segmenter(model)
+    apply, segments = segmenter(model), structures_of(model) if dicom_seg else ()
     out, found = own_folder(out, "clinome segment"), listed(pictures)
     (out / "segmentations.parquet").unlink(missing_ok=True)  # of a run before this one: masks are replaced one by one
     rows, faults, taken = [], dict[int, tuple[str, str]](), set[str]()
     for k, row in enumerate(found.images.iter_rows(named=True)):
         try:
             scan = read_image(found.root, row, pictures)
+            if dicom_seg:
+                grid_of_series(scan)  # or refused, before the work
             one = apply(_case(row, scan))
-            path = write_mask(out, row["image_id"], one.labels, scan, taken=taken)
+            path = write_mask(out, row["image_id"], one.labels, scan, taken=taken, segments=segments)
         except (FormatError, CohortError) as error:  # of another kind than the network was taught
             faults[k] = fault_of(error)
             continue
