@@ -24,6 +24,9 @@ def measure(
     eyes: Annotated[Eyes, typer.Option(help="How two sides become one value.")] = Eyes.mean,
     visits: Annotated[Visits, typer.Option(help="How visits become one value.")] = Visits.first,
     modality: Annotated[str | None, typer.Option(help="DICOM modality of the files to take, e.g. MR.")] = None,
+    pictures: Annotated[
+        bool, typer.Option(help="Leave small pictures of single examples for the report, which then shows people.")
+    ] = True,
 ) -> None:
     """Measure vessels, optic disc and cup, or volumes in masks, and fold them to one row a person by rules that are shown.
 
@@ -35,12 +38,16 @@ def measure(
 
     from clinome.cli._print import print_set_aside
     from clinome.imaging.measure.fold import Rule
+    from clinome.report.page import write_report
     from clinome.studies.measuring import measure_images
     from clinome.studies.task_file import Pictures
 
     rule = Rule(eyes=eyes.value, visits=visits.value)
     named = tuple(name.strip() for name in (names or "").split(",") if name.strip())
-    made = measure_images(Pictures(images, modality=modality), structure.value, out, masks=masks, names=named, rule=rule)
+    made = measure_images(
+        Pictures(images, modality=modality), structure.value, out, masks=masks, names=named, rule=rule, show=pictures
+    )
     typer.echo(f"{made.height} people, {made.width - 1} traits: {out / 'phenotypes.parquet'}")
     typer.echo(f"look at the least certain outlines: {out / 'contact_sheet.png'}")
     print_set_aside(out, pl.read_parquet(out / "measurements.parquet")["image_id"].n_unique())
+    typer.echo(f"report: {write_report(out, pictures=pictures)}")

@@ -11,6 +11,9 @@ def predict(
     images: Annotated[Path, typer.Option(help="Images table, or a folder of DICOM, NIfTI, PNG or JPEG files.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write into; made when it is not there.", show_default=False)],
     modality: Annotated[str | None, typer.Option(help="DICOM modality of the files to take, e.g. DX.")] = None,
+    pictures: Annotated[
+        bool, typer.Option(help="Leave small pictures of single examples for the report, which then shows people.")
+    ] = True,
 ) -> None:
     """Predict new images; people of the training get predictions of networks that have not seen them, where there are such.
 
@@ -19,9 +22,11 @@ def predict(
         clinome predict --model model --images new-scans --out predictions
     """
     from clinome.cli._print import print_set_aside
+    from clinome.report.page import write_report
     from clinome.studies.picture_tasks import predict_images
     from clinome.studies.task_file import Pictures
 
-    found = predict_images(model, Pictures(images, modality=modality), out)
+    found = predict_images(model, Pictures(images, modality=modality), out, show=pictures)
     typer.echo(f"{found.height} images predicted: {out / 'predictions.parquet'}")
     print_set_aside(out, found.height)
+    typer.echo(f"report: {write_report(out, pictures=pictures)}")

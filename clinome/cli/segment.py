@@ -23,6 +23,9 @@ def segment(
         MaskFormat,
         typer.Option(help="nifti (of pictures PNG), or dicom-seg, which refers to its DICOM series so that viewers lay it over."),
     ] = MaskFormat.nifti,
+    pictures: Annotated[
+        bool, typer.Option(help="Leave small pictures of single examples for the report, which then shows people.")
+    ] = True,
 ) -> None:
     """Segment new images: masks as NIfTI on each scan's own grid (PNG for pictures) or as DICOM-SEG, and a table of them.
 
@@ -31,10 +34,12 @@ def segment(
         clinome segment --model model/segmenter --images new-scans --out masks
     """
     from clinome.cli._print import print_set_aside
+    from clinome.report.page import write_report
     from clinome.studies.picture_tasks import segment_images
     from clinome.studies.task_file import Pictures
 
-    found = segment_images(model, Pictures(images, modality=modality), out, dicom_seg=format is MaskFormat.dicom_seg)
+    found = segment_images(model, Pictures(images, modality=modality), out, show=pictures, dicom_seg=format is MaskFormat.dicom_seg)
     n = found["mask_path"].count()
     typer.echo(f"{n} images segmented: {out / 'segmentations.parquet'}")
     print_set_aside(out, n)
+    typer.echo(f"report: {write_report(out, pictures=pictures)}")

@@ -34,6 +34,9 @@ def train(
     allow: Annotated[list[str] | None, typer.Option(help="A check of leakage that may fail; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal results on the same machine.")] = 1,
     threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
+    pictures: Annotated[
+        bool, typer.Option(help="Leave small pictures of single examples for the report, which then shows people.")
+    ] = True,
 ) -> None:
     """Train a network to predict or to segment, with floors, intervals and a leakage report beside it.
 
@@ -61,8 +64,8 @@ def train(
             how = {"weights": weights, "size": size, "epochs": epochs, "members": members}
             learned = Predict(_listed(classes), _listed(numbers), network=network, **how)  # type: ignore[arg-type]
             wanted = Task(of_images, about, split, predict=learned)
-    print_metrics(run(wanted, out))
-    typer.echo(f"report: {write_report(out)}")
+    print_metrics(run(wanted, out, pictures=pictures))
+    typer.echo(f"report: {write_report(out, pictures=pictures)}")
 
 
 def _listed(words: str | None) -> tuple[str, ...]:

@@ -254,7 +254,11 @@ class _Training:
         ]
         write_json(out / "history.json", {"curves": curves})
         training = {name: each[0][name] for name in ("parameters", "precision", "device", "weights")}
-        training |= {"networks": len(each), "cpu_seconds": round(sum(one["cpu_seconds"] for one in each), 1)}
+        training |= {
+            "network": about["network"]["module"].rpartition(".")[2],
+            "networks": len(each),
+            "cpu_seconds": round(sum(one["cpu_seconds"] for one in each), 1),
+        }
         settings = {name: about[name] for name in ("network", "preparation", "recipe")}
         write_provenance(out, settings={**settings, "training": training}, seed=self.seed)
         sums = {name: checksum(out / f"{name}.parquet") for name in tables}

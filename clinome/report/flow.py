@@ -1,4 +1,4 @@
-"""The flow of participants, or of images: how many entered, who left at which step and why, how many were analysed.
+"""The participant flow: how many people entered, who left at which step and why, how many were analysed.
 
 The counts are checked: everybody who entered is either analysed or counted with a reason.
 """
@@ -46,8 +46,8 @@ class Flow:
         return self.steps[-1].remaining
 
 
-def flow(folder: Path, name: str = "flow.parquet") -> Flow | None:
-    """Read ``flow.parquet`` (of people), or the file ``name``, and see that its sums add up; ``None`` where there is no flow.
+def flow(folder: Path) -> Flow | None:
+    """Read ``flow.parquet`` and see that its sums add up; ``None`` where there is no flow.
 
     Rows of one stage that follow each other are one step with several reasons; each row's ``remaining`` counts the people
     left after it.
@@ -57,7 +57,7 @@ def flow(folder: Path, name: str = "flow.parquet") -> Flow | None:
     SchemaError
         When a row's remaining people are not those of the row before less the ones it drops.
     """
-    rows = table(folder, name, FLOW)
+    rows = table(folder, "flow.parquet", FLOW)
     if rows is None or rows.is_empty():
         return None
     records = rows.to_dicts()
@@ -66,8 +66,8 @@ def flow(folder: Path, name: str = "flow.parquet") -> Flow | None:
     for number, row in enumerate(records, start=1):
         if row["dropped"] < 0 or left - row["dropped"] != row["remaining"]:
             raise SchemaError(
-                "the flow does not add up",
-                where=f"{folder / name}, row {number} ({row['stage']}: {row['reason']})",
+                "the participant flow does not add up",
+                where=f"{folder / 'flow.parquet'}, row {number} ({row['stage']}: {row['reason']})",
                 got=f"{left} before, {row['dropped']} dropped, {row['remaining']} remaining",
                 expected=f"{left - row['dropped']} remaining",
             )

@@ -11,7 +11,6 @@ from pathlib import Path
 import polars as pl
 
 from clinome.core.schema import COUNTS, LEAKAGE, SET_ASIDE
-from clinome.report.flow import Flow, flow
 from clinome.report.numbers import plain, whole
 from clinome.report.reading import json_object, table
 
@@ -20,12 +19,17 @@ _ORDER = {"leak": 0, "warning": 1, "information": 2, "not checked": 3, "clean": 
 
 @dataclass(frozen=True)
 class Images:
-    """Where the images went (None: not known), those set aside by kind of fault, and the table of splits."""
+    """How many images were used (None: not known), those set aside by reason, and the table of splits."""
 
-    flow: Flow | None
+    used: int | None
     aside: tuple[tuple[str, int], ...]
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def left(self) -> int:
+        """How many were set aside."""
+        return sum(count for _, count in self.aside)
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,17 @@ class Leaks:
 
 
 def images(folder: Path) -> Images | None:
-    """Read ``image_flow.parquet``, ``set_aside.parquet`` and ``counts.parquet``; ``None`` where all are absent or empty."""
-    went = flow(folder, "image_flow.parquet")
+    """Read ``set_aside.parquet`` and ``counts.parquet``; ``None`` where both are absent or empty."""
     aside = table(folder, "set_aside.parquet", SET_ASIDE)
     counts = table(folder, "counts.parquet", COUNTS)
-    faults: list[tuple[str, int]] = []
+    reasons: list[tuple[str, int]] = []
     if aside is not None:
-        faults = aside.group_by("what").len().sort("len", "what", descending=[True, False]).rows()
-    if went is None and not faults and counts is None:
+        reasons = aside.group_by("what").len().sort("len", "what", descending=[True, False]).rows()
+    if not reasons and counts is None:
         return None
+    used = None if counts is None else int(counts.filter(pl.col("target").is_null())["n"].sum())
     heads, rows = ((), ()) if counts is None else _by_split(counts)
-    return Images(went, tuple(faults), heads, rows)
+    return Images(used, tuple(reasons), heads, rows)
 
 
 def _by_split(counts: pl.DataFrame) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -68,7 +72,7 @@ def _by_split(counts: pl.DataFrame) -> tuple[tuple[str, ...], tuple[tuple[str, .
     splits = counts["split"].unique(maintain_order=True).to_list()
     every = counts.filter(pl.col("target").is_null())
     rows: list[tuple[str, ...]] = []
-    for name, column in (("examples", "examples"), ("people", "people")):
+    for name, column in (("examples", "n"), ("people", "people")):
         found = dict(every.select("split", column).rows())
         rows.append((name, *(whole(found.get(split)) for split in splits)))
     for (target, of_class), some in counts.filter(pl.col("target").is_not_null()).group_by("target", "class", maintain_order=True):
@@ -77,7 +81,7 @@ def _by_split(counts: pl.DataFrame) -> tuple[tuple[str, ...], tuple[tuple[str, .
         for split in splits:
             row = by_split.get(split)
             spread = f"; {plain(row['mean'])} ± {plain(row['deviation'])}" if row and row["mean"] is not None else ""
-            cells.append("–" if row is None else f"{whole(row['examples'])}{spread}")
+            cells.append("–" if row is None else f"{whole(row['n'])}{spread}")
         label = f"{target}: {of_class}" if of_class is not None else f"{target} (known; mean ± deviation)"
         rows.append((label, *cells))
     return tuple(split.replace("_", " ") for split in splits), tuple(rows)

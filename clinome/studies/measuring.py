@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import clinome
 from clinome.cohort.flow import Flow
 from clinome.core.errors import FormatError, SchemaError, StudyError
-from clinome.core.files import own_folder
+from clinome.core.files import own_folder, write_json
 from clinome.core.provenance import write_provenance
 from clinome.core.schema import MASKS, SET_ASIDE, check
 from clinome.formats.table import read_checked
@@ -29,6 +29,7 @@ from clinome.imaging.measure.vessels import measure_vessels
 from clinome.imaging.measure.volumes import measure_volumes
 from clinome.imaging.reading import without_unreadable
 from clinome.imaging.scan import Scan
+from clinome.studies.example_pictures import leave_examples, of_contours
 from clinome.studies.picture_files import Listed, leave, listed, read_image, read_mask
 from clinome.studies.task_file import Pictures
 
@@ -47,6 +48,7 @@ def measure_images(
     masks: Path | None = None,
     names: Sequence[str] = (),
     rule: Rule | None = None,
+    show: bool = True,
 ) -> pl.DataFrame:
     """Measure ``structure`` in every image and fold to people; return and leave ``phenotypes`` (``core.schema.PHENOTYPES``).
 
@@ -59,6 +61,9 @@ def measure_images(
         A table with columns image_id and mask_path, as `clinome segment` leaves; by default the images table's own column.
     rule
         How images, visits and eyes become one value a person.
+    show
+        Whether small pictures of the least certain outlines are left for the page as well, without the names that the contact
+        sheet has.
 
     Leaves measurements, phenotypes, measured_traits (the rules), quality, flow, set_aside and contact_sheet.png.
 
@@ -111,7 +116,10 @@ def measure_images(
         flow=flow.table(),
     )
     write_folded(folded, out)
-    contact_sheet(_least_certain(found, pictures, structure, names, sure), out / "contact_sheet.png", n=_SHEET)
+    cases = list(_least_certain(found, pictures, structure, names, sure))
+    contact_sheet(cases, out / "contact_sheet.png", n=_SHEET)
+    leave_examples(out, of_contours(cases, structure) if show else ())
+    write_json(out / "summary.json", {"kind": "measure", "title": f"{structure.capitalize()} in {pictures.path.name}"})
     settings = {
         "structure": structure,
         "names": list(names),

@@ -22,20 +22,25 @@ from clinome.core.errors import CohortError, FormatError, SchemaError, StudyErro
 from clinome.core.files import own_folder, write_json
 from clinome.core.provenance import write_provenance
 from clinome.imaging.geometry import Spread
+from clinome.imaging.judging import counts, gains_of_masks
 from clinome.imaging.pictures import Preparation
 from clinome.imaging.prediction import Recipe, predict, read_predictor, train_predictor
 from clinome.imaging.reading import fault_of, set_aside_table
 from clinome.imaging.scan import Scan
 from clinome.imaging.targets import Target
+from clinome.studies.example_pictures import LeastCertain, Shown, disagreeing, leave_examples, of_overlaps, of_predictions
 from clinome.studies.picture_examples import examples_of, flow_of
 from clinome.studies.picture_files import Kind, Rows, all_aside, decoded, leave, listed, plain, read_image, read_mask, write_mask
+from clinome.studies.picture_groups import with_groups
 from clinome.studies.task_file import Pictures, Predict, Task
 
 _PLANNED_ON = 100  # cases that a segmenter's plan looks at
 
 
-def train(task: Task, out: Path) -> pl.DataFrame:
+def train(task: Task, out: Path, *, pictures: bool = True) -> pl.DataFrame:
     """Train what ``task`` says into ``out``; return the metrics, model and floors, of people it never saw.
+
+    ``pictures``: whether small pictures of single examples are left for the page (:mod:`clinome.studies.example_pictures`).
 
     Raises
     ------
@@ -43,31 +48,42 @@ def train(task: Task, out: Path) -> pl.DataFrame:
         Of the part that fails, with what to do.
     """
     out = own_folder(out, f"clinome train, {'structures' if task.segment else 'classes and numbers'}")
-    metrics = _train_predictor(task, task.predict, out) if task.predict is not None else _train_segmenter(task, out)
-    about = task.segment or task.predict
+    if task.predict is not None:
+        metrics = _train_predictor(task, task.predict, out, pictures)
+    else:
+        metrics = _train_segmenter(task, out, pictures)
     title = task.task.title or f"{'Structures' if task.segment else 'Predictions'} from {task.images.path.name}"
-    write_json(out / "summary.json", {"title": title, "subtitle": task.task.subtitle, "settings": plain(about)})
+    about = {"kind": "train", "title": title, "subtitle": task.task.subtitle, "allowed": list(task.split.allow)}
+    write_json(out / "summary.json", {**about, "settings": plain(task.segment or task.predict)})
     return metrics
 
 
-def predict_images(model: Path, pictures: Pictures, out: Path) -> pl.DataFrame:
-    """Predict every image with the predictor in ``model``; return and leave ``predictions`` (``core.schema.PREDICTIONS``)."""
+def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = True) -> pl.DataFrame:
+    """Predict every image with the predictor in ``model``; return and leave ``predictions`` (``core.schema.PREDICTIONS``).
+
+    ``show``: whether small pictures of those it is the least certain of are left for the page.
+    """
     out, found = own_folder(out, "clinome predict"), listed(pictures)
     kept = decoded(found, pictures, out, **_taken_by(model))
     images = found.images[kept.decoded.rows]
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
     predictions = predict(model, kept, **names)
     leave(out, predictions=predictions, set_aside=all_aside(found, kept.decoded))
+    places = {name: k for k, name in enumerate(images["image_id"])}
+    dims = np.asarray(kept[0]).ndim - 1 if len(kept) else 2
+    leave_examples(out, of_predictions(predictions, kept, places, dims=dims) if show and len(kept) else ())
+    write_json(out / "summary.json", {"kind": "predict", "title": f"Predictions of {pictures.path.name}"})
     write_provenance(out, inputs=[model / "predictor.json"], settings={"model": model.name})
     return predictions
 
 
-def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: bool = False) -> pl.DataFrame:
+def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: bool = False, show: bool = True) -> pl.DataFrame:
     """Segment every image with the segmenter in ``model``: masks beside a table ``segmentations`` of them.
 
     Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``); with ``dicom_seg`` each DICOM
     series gets a DICOM-SEG file that refers to it, and what is none is set aside. Returns the images table with a
-    column ``mask_path`` and ``certainty``, the mean probability of the chosen class along the contours.
+    column ``mask_path`` and ``certainty``, the mean probability of the chosen class along the contours. ``show``: whether small
+    pictures of the least certain contours are left for the page.
     """
     from clinome.imaging.dicom_seg import grid_of_series
     from clinome.imaging.segmenter import segmenter, structures_of
@@ -78,7 +94,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
     apply, segments = segmenter(model), structures_of(model) if dicom_seg else ()
     out, found = own_folder(out, "clinome segment"), listed(pictures)
     (out / "segmentations.parquet").unlink(missing_ok=True)  # of a run before this one: masks are replaced one by one
-    rows, faults, taken = [], dict[int, tuple[str, str]](), set[str]()
+    rows, faults, taken, least = [], dict[int, tuple[str, str]](), set[str](), LeastCertain()
     for k, row in enumerate(found.images.iter_rows(named=True)):
         try:
             scan = read_image(found.root, row, pictures)
@@ -89,7 +105,10 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
         except (FormatError, CohortError) as error:  # of another kind than the network was taught
             faults[k] = fault_of(error)
             continue
-        rows.append({"image_id": row["image_id"], "mask_path": str(path.relative_to(out)), "certainty": _certainty(one)})
+        certainty = _certainty(one)
+        rows.append({"image_id": row["image_id"], "mask_path": str(path.relative_to(out)), "certainty": certainty})
+        if show:
+            least.see(row["image_id"], scan.values, one.labels, certainty)
     if not rows:
         raise FormatError("no image can be segmented", where=pictures.path, got=next(iter(faults.values()))[1])
     schema = {"image_id": pl.String, "mask_path": pl.String, "certainty": pl.Float64}
@@ -98,6 +117,8 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
     made = made.with_columns(path=pl.Series([str((found.root / path).resolve()) for path in made["path"]], dtype=pl.String))
     aside = pl.concat([found.set_aside, set_aside_table(found.images, faults)], how="diagonal_relaxed")
     leave(out, segmentations=made, set_aside=aside)
+    leave_examples(out, least.shown("outlines"))
+    write_json(out / "summary.json", {"kind": "segment", "title": f"Structures in {pictures.path.name}"})
     write_provenance(out, inputs=[model / "segmenter.json"], settings={"model": model.name})
     return made
 
@@ -105,12 +126,12 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
 # --------------------------------------------------------------------------------------------------------------------- predictors
 
 
-def _train_predictor(task: Task, about: Predict, out: Path) -> pl.DataFrame:
+def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> pl.DataFrame:
     found = listed(task.images, fingerprints=True)
     kept = decoded(found, task.images, out, size=about.size)
     images = found.images[kept.decoded.rows]
     chosen = examples_of(images, task, classes=about.classes, numbers=about.numbers)
-    examples = chosen.table
+    examples = with_groups(chosen.table, task)
     order = {name: k for k, name in enumerate(images["image_id"])}
     shown = Rows(kept, [order[name] for name in examples["example_id"]])
     dims = np.asarray(shown[0]).ndim - 1
@@ -119,7 +140,7 @@ def _train_predictor(task: Task, about: Predict, out: Path) -> pl.DataFrame:
     unreadable = all_aside(found, kept.decoded)
     flow = flow_of(found, unreadable, chosen)
     leave(out, set_aside=pl.concat([unreadable, chosen.left_out], how="diagonal_relaxed"), flow=flow.table())
-    return train_predictor(
+    trained = train_predictor(
         shown,
         examples,
         targets,
@@ -139,7 +160,10 @@ def _train_predictor(task: Task, about: Predict, out: Path) -> pl.DataFrame:
         floors=about.floors,
         allow=task.split.allow,
         seed=task.task.seed,
-    ).metrics
+    )
+    places = {name: k for k, name in enumerate(examples["example_id"])}
+    leave_examples(out, of_predictions(trained.predictions, shown, places, dims=dims) if pictures else ())
+    return trained.metrics
 
 
 def _network(about: Predict, dims: int) -> Any:
@@ -169,7 +193,7 @@ def _taken_by(model: Path) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------------- segmenters
 
 
-def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
+def _train_segmenter(task: Task, out: Path, pictures: bool) -> pl.DataFrame:
     from clinome.imaging.models import unet, unet3d
     from clinome.imaging.patches import PatchPreparation
     from clinome.imaging.planner import Budget, describe, plan_network
@@ -245,21 +269,50 @@ def _train_segmenter(task: Task, out: Path) -> pl.DataFrame:
     )
     plan = plan.for_steps(trained.steps, str(trained.reason))
     plan.save(out / "plan.json")
-    metrics, overlaps = _judged(out, cases, sides, about.structures)
+    metrics, overlaps, shown = _judged(out, cases, sides, about.structures, pictures)
     ids = {name: k for k, name in enumerate(found.images["image_id"])}
     aside = set_aside_table(found.images, {ids[name]: fault for name, fault in faults.items()})
     splits = table.select("participant_id", "split").unique(maintain_order=True)
     unreadable = pl.concat([found.set_aside, aside], how="diagonal_relaxed")
     flow = flow_of(found, unreadable, chosen)
     aside = pl.concat([unreadable, chosen.left_out], how="diagonal_relaxed")
-    leave(out, metrics=metrics, overlaps=overlaps, leakage=report, splits=splits, set_aside=aside, flow=flow.table())
+    read = table.filter(~pl.col("example_id").is_in(list(faults)))
+    tables = {
+        "metrics": metrics,
+        "overlaps": overlaps,
+        "leakage": report,
+        "splits": splits,
+        "set_aside": aside,
+        "flow": flow.table(),
+    }
+    leave(out, counts=counts(read, ()), **tables)
+    leave_examples(out, shown)
     write_json(out / "history.json", trained.history)
-    write_provenance(out, settings={"plan": asdict(plan), "recipe": asdict(recipe)}, seed=task.task.seed)
+    settings = {"plan": asdict(plan), "recipe": asdict(recipe), "training": _training(out / "segmenter", network, trained)}
+    write_provenance(out, settings=settings, seed=task.task.seed)
     return metrics
 
 
-def _judged(out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Segment the test images and compare with their masks; the mean shape of the training masks stands beside."""
+def _training(folder: Path, network: Any, trained: Any) -> dict[str, Any]:
+    """Return what the page says of how a segmenter was trained."""
+    from clinome.imaging.segmenter import read_about
+    from clinome.nn.saving import load_model
+    from clinome.train.devices import choose_device
+
+    about = read_about(folder)
+    parameters = sum(one.numel() for one in load_model(folder / about["network"]).parameters())
+    name = network.__name__.rpartition(".")[2]
+    how = {"precision": about.get("precision"), "device": choose_device().type, "cpu_seconds": trained.cpu_seconds}
+    return {"network": name, "networks": 1, "parameters": parameters, "weights": None, **how}
+
+
+def _judged(
+    out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: Sequence[str], pictures: bool
+) -> tuple[pl.DataFrame, pl.DataFrame, list[Shown]]:
+    """Segment the test images and compare with their masks; the mean shape of the training masks stands beside.
+
+    Returns metrics, the overlaps of the segmenter, and the examples to show, if ``pictures`` may be.
+    """
     from clinome.evaluate.segmentation import compare_masks, segmentation
     from clinome.imaging.segmenter import segmenter
     from clinome.imaging.shape_floor import likeliest, mean_shape
@@ -267,6 +320,7 @@ def _judged(out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: S
     labels = {name: k + 1 for k, name in enumerate(structures)}
     prior = mean_shape((np.asarray(case.labels) for case in cases(sides["train"])), classes=len(structures) + 1)
     rows: dict[str, list[pl.DataFrame]] = {"model": [], "mean shape": []}
+    drawn, certainty = dict[str, bytes](), dict[str, float | None]()
     apply = segmenter(out / "segmenter")
     for case in cases(sides["test"]):
         truth = np.asarray(case.labels)
@@ -274,9 +328,14 @@ def _judged(out: Path, cases: Any, sides: dict[str, pl.DataFrame], structures: S
         for name, said in (("model", found.labels), ("mean shape", likeliest(prior, truth.shape))):
             about: dict[str, Any] = {"example_id": case.example_id, "participant_id": case.participant_id}
             rows[name].append(compare_masks(truth, said, labels, spacing=case.spacing_mm, **about))
+        if pictures:
+            drawn[case.example_id] = disagreeing(case.image, truth, found.labels)
+            certainty[case.example_id] = _certainty(found)
     tables = {name: pl.concat(some) for name, some in rows.items()}
-    metrics = pl.concat([segmentation(table, predictor=name, split="test") for name, table in tables.items()])
-    return metrics, tables["model"]
+    measured = [segmentation(table, predictor=name, split="test") for name, table in tables.items()]
+    gains = gains_of_masks(tables["model"], tables["mean shape"], floor_name="mean shape", split="test")
+    shown = list(of_overlaps(tables["model"], drawn, certainty, structures)) if pictures else []
+    return pl.concat([*measured, gains]), tables["model"], shown
 
 
 def _case(row: dict[str, Any], scan: Scan, labels: NDArray[np.int16] | None = None) -> Any:
