@@ -4,6 +4,12 @@ Floors that know no images: the classes' shares (:func:`shares`), the training m
 logistic regression on covariates or any other numbers (:func:`linear`). Each learns on the training rows, or on all other folds,
 and returns the table of predictions that a model returns, so that :func:`compare_with_floors` can set them side by side.
 
+References
+----------
+Parker BJ, Günter S, Bedo J. Stratification bias in low signal microarray studies. BMC Bioinformatics 8:326 (2007),
+doi:10.1186/1471-2105-8-326: a share learnt from the other folds is low where the held-out fold's is high, so that over all folds it
+has an AUROC below one half.
+
 >>> people = pl.DataFrame({"example_id": list("abcd"), "participant_id": list("abcd"), "split": ["train"] * 3 + ["test"],
 ...                        "age": [60.0, 70.0, 80.0, 90.0]})
 >>> training_mean(people, "age").filter(pl.col("split") == "test")["predicted:age"].to_list()
@@ -252,7 +258,8 @@ def compare_with_floors(
 ) -> pl.DataFrame:
     """Set a model beside floors on the same examples; return METRICS of each, and the model's paired gains.
 
-    A gain is in rows named ``gain:<metric>`` of the predictor ``<model> against <floor>``; it is positive where the model is better
+    A floor that tells everybody in a fold the same is measured as one that tells everybody the same. A gain is in rows named
+    ``gain:<metric>`` of the predictor ``<model> against <floor>``; it is positive where the model is better
     (also of errors, of which less is better), and its interval is of the same resamples of participants for both.
 
     Parameters
@@ -280,6 +287,8 @@ def compare_with_floors(
     )
     truth, _, person, n = usable(found.truth, found.predicted, found.participants)
     known = np.isfinite(found.truth)
+    if split is None:
+        every = [_levelled(predicted, predictions["split"].to_numpy()) for predicted in every]
     cuts = threshold if isinstance(threshold, Mapping) else dict.fromkeys(names, threshold)
     if unknown := set(cuts) - set(names):
         raise ValueError(f"a threshold is given for {min(unknown)!r}; the predictors are {', '.join(names)}")
@@ -301,6 +310,14 @@ def compare_with_floors(
                 against = f"{predictor} against {name}"
                 rows.append(metric_row(f"gain:{metric.name}", gain, drawn, one.people, predictor=against, split=found.split))
     return metrics_table(rows).with_columns(target=pl.lit(target))
+
+
+def _levelled(predicted: NDArray[np.float64], fold: NDArray[Any]) -> NDArray[np.float64]:
+    """Return predictions; of who tells everybody in a fold the same, one for all, for it orders nobody (Parker 2007)."""
+    folds, of = np.unique(fold.astype(str), return_inverse=True)
+    first = predicted[[int(np.argmax(of == k)) for k in range(len(folds))]]
+    alike = np.bincount(of).min() > 1 and np.array_equal(predicted, first[of])
+    return np.broadcast_to(predicted.mean(axis=0), predicted.shape) if alike else predicted
 
 
 def _same(floor: pl.DataFrame, model: Outcome, target: str, positive: str | None, name: str) -> NDArray[np.float64]:

@@ -55,6 +55,18 @@ def test_shares_and_mean_are_those_of_the_training_rows() -> None:
         assert folds.filter(split=name)["predicted:volume"].unique().to_list() == pytest.approx([others])
 
 
+def test_shares_order_nobody_over_folds_either() -> None:
+    """Learnt from the other folds, these shares have an AUROC of 0.37 over all, and the means a correlation of −0.2."""
+    folds = cohort(200, 1).with_columns(split=pl.Series([f"fold_{i % 10}" for i in range(200)]))
+    found = shares(folds, "ill", fit_on=None)
+    assert evaluate(found, "ill", resamples=0).filter(name="auroc")["value"][0] < 0.4
+    table = compare_with_floors(model_of(folds), {"shares": found}, "ill", split=None, resamples=10)
+    assert table.filter(name="auroc", predictor="shares")["value"].to_list() == [0.5]
+    model = folds.select("example_id", "participant_id", "split", "volume", (pl.col("volume") + 1).alias("predicted:volume"))
+    table = compare_with_floors(model, {"mean": training_mean(folds, "volume", fit_on=None)}, "volume", split=None, resamples=10)
+    assert table.filter(name="pearson_r", predictor="mean")["value"].to_list() == [None]
+
+
 def test_linear_floors_equal_scikit_learn_at_one_strength() -> None:
     examples = cohort().with_columns(age=pl.when(pl.int_range(pl.len()) % 17 == 3).then(None).otherwise("age"))
     learn = examples["split"].to_numpy() == "train"
