@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from clinome.evaluate.explained import between_groups
 from clinome.evaluate.floors import linear
 from clinome.evaluate.measuring import RESAMPLES, Metric, metric_row, metrics_table, usable
-from clinome.evaluate.outcomes import outcome
+from clinome.evaluate.outcomes import judged
 from clinome.evaluate.ranking import AUROC
 from clinome.evaluate.regression import PEARSON
 from clinome.evaluate.subgroups import SMALLEST, hidden_row, joined
@@ -83,7 +83,7 @@ def confounding(
     SchemaError
         When a column is missing.
     """
-    found = outcome(predictions, target, split=split, positive=positive)
+    found = judged(predictions, target, split=split, positive=positive)
     usable(found.truth, found.predicted, found.participants)
     known = np.isfinite(found.truth)
     truth, predicted = found.truth[known], found.predicted[known]

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from clinome.core.errors import CohortError, SchemaError, need
 from clinome.core.schema import PREDICTIONS, check
 from clinome.evaluate.measuring import RESAMPLES, metric_row, metrics_table, usable
-from clinome.evaluate.outcomes import Outcome, class_names, metrics_of, outcome
+from clinome.evaluate.outcomes import Outcome, class_names, judged, metrics_of, outcome
 from clinome.stats.resampling import bootstrap, participant_codes
 
 _RIDGE = tuple(10.0**k for k in range(-2, 6))  # penalties, features in standard deviations
@@ -279,7 +279,7 @@ def compare_with_floors(
     CohortError
         When a floor lacks an example of the model, or holds it in another split or with another truth.
     """
-    found = outcome(predictions, target, split=split, positive=positive)
+    found = judged(predictions, target, split=split, positive=positive)
     positive = found.classes[1] if found.kind == "binary" else None
     names, every = (
         [predictor, *floors],

@@ -98,6 +98,26 @@ def outcome(predictions: pl.DataFrame, target: str, *, split: str | None = None,
     return Outcome(kind, truth, predicted, classes, people, examples, whole)
 
 
+def judged(predictions: pl.DataFrame, target: str, *, split: str | None = None, positive: str | None = None) -> Outcome:
+    """Read ``target`` to measure it: as :func:`outcome`, but rows that were learnt from or chosen on are not judged with others.
+
+    Raises
+    ------
+    CohortError
+        When ``split`` is None and the rows are of several splits that are no folds: of 'train' or 'validation' beside others.
+    """
+    names = sorted(set(predictions["split"].unique().to_list()) if split is None and "split" in predictions.columns else ())
+    seen = [name for name in names if str(name).lower().startswith(("train", "valid"))]
+    if seen and len(names) > 1:
+        raise CohortError(
+            "rows that were learnt from or chosen on are not judged together with others",
+            got=f"the splits {', '.join(map(str, names))}",
+            expected="one split, or folds that were each held out",
+            do=f"say split={next((name for name in names if name not in seen), names[0])!r}",
+        )
+    return outcome(predictions, target, split=split, positive=positive)
+
+
 def _classes(
     table: pl.DataFrame, target: str, classes: list[str], positive: str | None
 ) -> tuple[Kind, NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]:
@@ -157,7 +177,7 @@ def evaluate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Measure the predictions of ``target``; return METRICS, intervals by resampling participants.
+    """Measure the predictions of ``target``; return METRICS, intervals by resampling participants. Errors as :func:`judged`.
 
     Classes get the metrics of :mod:`clinome.evaluate.discrimination`, numbers those of :mod:`clinome.evaluate.regression`.
 
@@ -172,7 +192,7 @@ def evaluate(
     predictor, resamples, seed
         See :class:`clinome.evaluate.measuring.Asked`.
     """
-    found = outcome(predictions, target, split=split, positive=positive)
+    found = judged(predictions, target, split=split, positive=positive)
     table = measure(
         metrics_of(found, threshold=threshold, training_mean=training_mean),
         found.truth,

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from clinome.core.errors import SchemaError
 from clinome.evaluate.measuring import RESAMPLES, Metric, metric_row, metrics_table, usable
-from clinome.evaluate.outcomes import metrics_of, outcome
+from clinome.evaluate.outcomes import judged, metrics_of
 from clinome.stats.resampling import bootstrap
 
 SMALLEST = 10  # people a group has to have to be measured
@@ -104,7 +104,7 @@ def subgroups(
     SchemaError
         When a column of ``by`` is missing, or a metric is unknown.
     """
-    found = outcome(predictions, target, split=split, positive=positive)
+    found = judged(predictions, target, split=split, positive=positive)
     truth, predicted, person, n = usable(found.truth, found.predicted, found.participants)
     known = np.isfinite(found.truth)
     chosen = _chosen(metrics_of(found, threshold=threshold), metrics or _SHOWN[found.kind])

@@ -95,3 +95,15 @@ def test_class_names_are_text_without_points() -> None:
 def test_refusals(columns: dict[str, list[float]], more: dict[str, str], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         outcome(table(**columns), "y", **more)
+
+
+def test_rows_that_were_chosen_on_are_not_judged_with_others() -> None:
+    ids = [str(i) for i in range(8)]
+    frame = pl.DataFrame({"example_id": ids, "participant_id": ids, "split": ["validation"] * 4 + ["test"] * 4, "y": [0, 1] * 4})
+    frame = frame.with_columns(pl.lit(0.5).alias("predicted:y:1"))
+    with pytest.raises(CohortError, match=r"(?s)chosen on are not judged.*test, validation.*split='test'"):
+        evaluate(frame, "y")
+    assert evaluate(frame, "y", split="test", resamples=0)["n"][0] == 4
+    folds = frame.with_columns(split=pl.Series(["fold_1", "fold_2"] * 4))
+    assert evaluate(folds, "y", resamples=0)["n"][0] == 8
+    assert outcome(frame, "y").split is None  # reading, as a recalibration does, is no judging
