@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 Fill = float | Sequence[float] | Literal["edge", "reflect"]
 _TO_SIGMA = 1 / (8 * np.log(2))  # variance of a Gaussian from the square of its full width at half maximum
 _LEAST_SIGMA = 0.35  # voxels; a narrower blur moves less than 2 % of a voxel's weight to a neighbour and is left out
+_TOGETHER = 4  # labels that are interpolated at once: where to read is then worked out once for them
 _WHOLE = 1e-4  # of a voxel: as near as this to whole steps, values are copied, not interpolated
 
 
@@ -197,17 +198,29 @@ def _largest_share(part: NDArray[Any], sigma: NDArray[np.float64], grid: Tensor,
     """Return the label with the largest share of each place of ``grid``, the lower of equals; ``fill`` takes what others leave."""
     share = np.zeros((len(part), *grid.shape[:-1]), dtype=np.float32)  # the largest so far
     won, total = np.full(share.shape, fill, part.dtype), np.zeros_like(share)
-    for label in np.unique(part).tolist():
-        if label == fill:
-            continue
-        source = (part == label).astype(np.float32)
-        of_label = _sample(_blurred(source, sigma) if sigma.any() else source, grid, 0.0)
-        better = of_label > share
-        won[better], share[better] = label, of_label[better]
-        total += of_label
+    labels = [label for label in _labels_in(part) if label != fill]
+    for begin in range(0, len(labels), _TOGETHER):
+        some = labels[begin : begin + _TOGETHER]
+        source = np.empty((len(some), *part.shape), np.float32)
+        for k, label in enumerate(some):
+            np.equal(part, label, out=source[k], casting="unsafe")
+        flat = source.reshape(-1, *part.shape[1:])
+        sampled = _sample(_blurred(flat, sigma) if sigma.any() else flat, grid, 0.0)
+        for label, of_label in zip(some, sampled.reshape(len(some), *share.shape), strict=True):
+            better = of_label > share
+            won = won * ~better + part.dtype.type(label) * better  # several times quicker than assigning under a mask
+            np.maximum(share, of_label, out=share)
+            total += of_label
     rest = 1 - total
-    won[(rest > share) | ((rest == share) & (won > fill))] = fill
+    np.copyto(won, part.dtype.type(fill), where=(rest > share) | ((rest == share) & (won > fill)))
     return won
+
+
+def _labels_in(part: NDArray[Any]) -> list[int]:
+    """Return the labels that occur, ascending."""
+    if part.dtype == np.uint8:  # by counting: a third of the time
+        return [int(label) for label in np.flatnonzero(np.bincount(part.ravel()))]
+    return [int(label) for label in np.unique(part)]
 
 
 def _swapped(labels: NDArray[Any], place: _Placement, swap: Sequence[tuple[int, int]]) -> NDArray[Any]:
