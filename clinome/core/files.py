@@ -108,6 +108,8 @@ def usable_folder(path: str | Path) -> Path:
 def own_folder(path: str | Path, by: str) -> Path:
     """Make ``path`` usable (:func:`usable_folder`) and mark it as that of ``by``, whose results it may hold alone.
 
+    What a killed process left half-written in it is removed.
+
     >>> import tempfile
     >>> folder = own_folder(tempfile.mkdtemp(), "clinome segment")
     >>> own_folder(folder, "clinome segment") == folder
@@ -125,6 +127,7 @@ def own_folder(path: str | Path, by: str) -> Path:
         do = "name another folder with --out, or remove this one"
         raise OutputError("the folder holds results of another kind", where=path, got=held, expected=by, do=do)
     write_json(mark, {"by": by})
+    remove_half_written(path)
     return path
 
 
