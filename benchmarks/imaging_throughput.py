@@ -318,7 +318,7 @@ def _loading_3d(where: Path, kept_in: Path) -> dict[str, float]:
             nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)), where / f"{name}{k}.nii.gz")
 
     def read(row: int) -> Sample:
-        image, labels = (np.asarray(nibabel.load(where / f"{name}{row}.nii.gz").dataobj)[None] for name in "il")
+        image, labels = (np.asarray(nibabel.load(where / f"{name}{row}.nii.gz").dataobj).T[None] for name in "il")
         return Sample(image, labels.astype(np.uint8), np.ones(3))
 
     turned = draw_geometry(generator, Spread(rotation_degrees=15), 3)

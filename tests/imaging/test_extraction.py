@@ -16,6 +16,7 @@ from clinome.imaging.loading import Sample, pictures
 from clinome.imaging.models import resnet
 from clinome.imaging.reading import set_aside_table
 from clinome.nn.weights import IMAGENET
+from clinome.train.devices import Mode
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,16 @@ def one_bad(row: int) -> Sample:
 
 def volume(row: int) -> Sample:
     return Sample(np.random.default_rng(row).normal(size=(1, 8, 9, 10)))
+
+
+def test_pictures_are_scaled_to_the_same_bytes_in_either_layout() -> None:
+    batches = []
+    for mode in (Mode(channels_last=True), Mode(), Mode(channels_last=True, bfloat16=True)):
+        batches.append(extraction._tensor([picture(row) for row in range(3)], IMAGENET, mode, torch.device("cpu")))
+    assert batches[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(batches[0], other) for other in batches[1:])
+    x = torch.from_numpy(np.stack([picture(row).values for row in range(3)])).float() / 255
+    torch.testing.assert_close(batches[0], IMAGENET.apply(x), rtol=1e-5, atol=1e-5)
 
 
 def of_network(network, rows, read=picture):
