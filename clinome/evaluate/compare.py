@@ -16,6 +16,7 @@ curves. IEEE Signal Processing Letters 21:1389–1393 (2014), doi:10.1109/LSP.20
 Obuchowski NA. Nonparametric analysis of clustered ROC curve data. Biometrics 53:567–578 (1997), doi:10.2307/2533958.
 Venkatraman ES, Begg CB. A distribution-free procedure for comparing receiver operating characteristic curves from a paired
 experiment. Biometrika 83:835–848 (1996), doi:10.1093/biomet/83.4.835.
+Pepe MS. The Statistical Evaluation of Medical Tests for Classification and Prediction. Oxford University Press (2003).
 Phipson B, Smyth GK. Permutation p-values should never be zero. Statistical Applications in Genetics and Molecular Biology 9:39
 (2010), doi:10.2202/1544-6115.1585.
 
@@ -31,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import rankdata
 
 from clinome.evaluate.measuring import RESAMPLES, Metric, estimate, usable
@@ -96,8 +97,9 @@ def compare(
     draws = bootstrap([each.of for each in prepared], n, resamples=resamples, seed=seed)
     values = [each.value for each in prepared]
     gain = sign * (values[0] - values[1])
-    of_first, of_second = (estimate(value, draws[:, j], n)[0] for j, value in enumerate(values))
-    found, how = estimate(gain, sign * (draws[:, 0] - draws[:, 1]), n)
+    fewest = prepared[0].fewest
+    of_first, of_second = (estimate(value, draws[:, j], n, fewest=fewest)[0] for j, value in enumerate(values))
+    found, how = estimate(gain, sign * (draws[:, 0] - draws[:, 1]), n, fewest=fewest)
     if np.array_equal(one, two):
         found = Estimate(0.0, 0.0, 0.0, n)
     if metric.by_order:  # scores of another scale would change places with those of this one
@@ -160,7 +162,8 @@ def auroc_covariance(
 def delong(truth: ArrayLike, first: ArrayLike, second: ArrayLike, *, participants: ArrayLike | None = None) -> Comparison:
     """Compare the AUROCs of two scores of the same rows by DeLong's test, over people when they have several rows.
 
-    ``truth`` is 0 or 1; all have the shape (n,). Intervals are normal, ± 1.96 standard errors.
+    ``truth`` is 0 or 1; all have the shape (n,). Intervals are ± 1.96 standard errors: of the gain as it is, of an AUROC on
+    the scale of its logit (Pepe 2003), on which that of few positives does not end too early; a perfect one has none.
 
     Raises
     ------
@@ -174,10 +177,16 @@ def delong(truth: ArrayLike, first: ArrayLike, second: ArrayLike, *, participant
     of_gain = np.array([1.0, -1.0])
     gain, error = float(of_gain @ areas), float(np.sqrt(max(of_gain @ covariance @ of_gain, 0.0)))
     reach = float(ndtri(0.975))
-    of_first, of_second = (
-        Estimate(float(area), max(0.0, float(area - reach * se)), min(1.0, float(area + reach * se)), n)
-        for area, se in zip(areas, np.sqrt(np.maximum(np.diag(covariance), 0.0)), strict=True)
-    )
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    of_first, of_second = (_on_logit(float(area), float(se), reach, n) for area, se in zip(areas, errors, strict=True))
     p = float(2 * ndtr(-abs(gain) / error)) if error > 0 else (1.0 if gain == 0 else float("nan"))
     method = "DeLong" if n == len(known) else "DeLong over participants (Obuchowski)"
     return Comparison(of_first, of_second, Estimate(gain, gain - reach * error, gain + reach * error, n), p, method)
+
+
+def _on_logit(area: float, error: float, reach: float, n: int) -> Estimate:
+    """Return an AUROC with its interval, made on the logit's scale."""
+    if not (0 < area < 1 and error > 0):
+        return Estimate(area, np.nan, np.nan, n)
+    away = reach * error / (area * (1 - area))
+    return Estimate(area, float(expit(logit(area) - away)), float(expit(logit(area) + away)), n)

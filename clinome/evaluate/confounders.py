@@ -103,7 +103,9 @@ def confounding(
         prepared = [metric.prepare(code[known], column[known], person, n) for column in columns.values()]
         draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
         for j, (who, one) in enumerate(zip(columns, prepared, strict=True)):
-            rows.append(metric_row(metric.name, one.value, draws[:, j], one.people, predictor=who, split=found.split))
+            rows.append(
+                metric_row(metric.name, one.value, draws[:, j], one.people, fewest=one.fewest, predictor=who, split=found.split)
+            )
     return metrics_table(rows).with_columns(target=pl.lit(target))
 
 

@@ -204,6 +204,7 @@ def _mean_of(prepares: Sequence[Prepare]) -> Prepare:
             float(np.mean([one.value for one in each])),
             lambda counts: np.mean([one.of(counts) for one in each], axis=0),
             max(one.people for one in each),
+            min((one.fewest for one in each if one.fewest is not None), default=None),
         )
 
     return prepare

@@ -303,12 +303,18 @@ def compare_with_floors(
     for i, metric in enumerate(metrics):
         drawn_of = draws[:, i * len(names) : (i + 1) * len(names)]
         for j, (name, one) in enumerate(zip(names, prepared[i], strict=True)):
-            rows.append(metric_row(metric.name, one.value, drawn_of[:, j], one.people, predictor=name, split=found.split))
+            rows.append(
+                metric_row(metric.name, one.value, drawn_of[:, j], one.people, fewest=one.fewest)
+                | {"predictor": name, "split": found.split}
+            )
             if j and metric.higher_is_better is not None:
                 sign = 1.0 if metric.higher_is_better else -1.0
                 gain, drawn = sign * (prepared[i][0].value - one.value), sign * (drawn_of[:, 0] - drawn_of[:, j])
                 against = f"{predictor} against {name}"
-                rows.append(metric_row(f"gain:{metric.name}", gain, drawn, one.people, predictor=against, split=found.split))
+                rows.append(
+                    metric_row(f"gain:{metric.name}", gain, drawn, one.people, fewest=one.fewest)
+                    | {"predictor": against, "split": found.split}
+                )
     return metrics_table(rows).with_columns(target=pl.lit(target))
 
 

@@ -32,11 +32,23 @@ Array = NDArray[Any]
 
 
 class Prepared(NamedTuple):
-    """A metric on its data: its value, its values for counts of people (n_resamples, n_participants), and how many have a row."""
+    """A metric on its data.
+
+    Attributes
+    ----------
+    value, of
+        Its value, and its values for counts of people (n_resamples, n_participants).
+    people
+        How many have a row in it.
+    fewest
+        Of those, how many have a row of the rarer class, where it sets one class against the other: with ten positives of a
+        thousand people an AUROC is as unsure as of few people. None: ``people``.
+    """
 
     value: float
     of: Statistic
     people: int
+    fewest: int | None = None
 
 
 Prepare = Callable[[Array, Array, NDArray[np.intp], int], Prepared]  # truth, predicted, person of each row, n_participants
@@ -150,7 +162,7 @@ def measure(
     draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
     about = {"predictor": predictor, "split": split, "subgroup": subgroup}
     rows = [
-        metric_row(metric.name, one.value, drawn, one.people, rises=metric.rises) | about
+        metric_row(metric.name, one.value, drawn, one.people, fewest=one.fewest, rises=metric.rises) | about
         for metric, one, drawn in zip(metrics, prepared, draws.T, strict=True)
     ]
     return metrics_table(rows)
@@ -185,12 +197,14 @@ def usable(truth: ArrayLike, predicted: ArrayLike, participants: ArrayLike | Non
     return labels, answers, *participant_codes(names, len(labels))
 
 
-def estimate(value: float, draws: NDArray[np.float64], n: int, *, rises: bool = False) -> tuple[Estimate, str]:
+def estimate(
+    value: float, draws: NDArray[np.float64], n: int, *, fewest: int | None = None, rises: bool = False
+) -> tuple[Estimate, str]:
     """Return a value with its interval from ``draws`` and how that was made, in words for METRICS.
 
     Resamples in which the number is undefined (of one class only, say) are left out and counted in the words; there is no
     interval when they are more than a tenth, when there are fewer than two people, or when all resamples give one number (a
-    perfect AUROC of ten people is no sure one).
+    perfect AUROC of ten people is no sure one). It is widened for the ``fewest`` people of a class (see :class:`Prepared`).
 
     Of a number that ``rises`` by chance (see :class:`Metric`) resamples lie as far above the value as the value lies above the
     truth, so the interval is turned round the value (Efron & Tibshirani 1993, 13.9: basic), and ends at 0.
@@ -204,7 +218,7 @@ def estimate(value: float, draws: NDArray[np.float64], n: int, *, rises: bool = 
         return Estimate(value, np.nan, np.nan, n), f"none: undefined in {undefined:,} of {len(draws):,} resamples of participants"
     if np.nanmax(draws) == np.nanmin(draws):
         return Estimate(value, np.nan, np.nan, n), "none: the same in every resample of participants"
-    lower, upper = interval(draws, people=n)
+    lower, upper = interval(draws, people=fewest or n)
     if rises:
         lower, upper = max(2 * value - upper, 0.0), max(2 * value - lower, 0.0)
     how = f"95 % expanded {'basic' if rises else 'percentile'}, {len(draws):,} resamples of participants"
@@ -220,10 +234,11 @@ def metric_row(
     predictor: str = "model",
     split: str | None = None,
     subgroup: str = "all",
+    fewest: int | None = None,
     rises: bool = False,
 ) -> dict[str, Any]:
     """Return a row of METRICS from a value, its resampled values, shape (n_resamples,), and the ``n`` people it rests on."""
-    found, how = estimate(value, draws, n, rises=rises)
+    found, how = estimate(value, draws, n, fewest=fewest, rises=rises)
     columns = {"name": name, "interval": how, "subgroup": subgroup, "predictor": predictor, "split": split, "n": n}
     return columns | {"value": found.value, "lower": found.lower, "upper": found.upper}
 

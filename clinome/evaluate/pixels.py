@@ -99,7 +99,7 @@ def pixels(
     draws = bootstrap([one.of for one in prepared.values()], n, resamples=resamples, seed=seed)
     return metrics_table(
         [
-            metric_row(name, one.value, draws[:, j], one.people, predictor=predictor, split=split)
+            metric_row(name, one.value, draws[:, j], one.people, fewest=one.fewest, predictor=predictor, split=split)
             for j, (name, one) in enumerate(prepared.items())
         ]
     )

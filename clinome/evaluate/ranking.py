@@ -75,6 +75,7 @@ class Ranking(NamedTuple):
     exact: tuple[Weights, Weights]
     weigh: Weigh
     people: int
+    fewest: int
 
     def prepared(self, curve: Curve) -> Prepared:
         """Return a metric on these ranks."""
@@ -82,6 +83,7 @@ class Ranking(NamedTuple):
             float(curve(*self.exact)[0]),
             lambda counts: np.concatenate([curve(*weights) for weights in self.weigh(counts)]),
             self.people,
+            self.fewest,
         )
 
 
@@ -97,8 +99,9 @@ def rank(truth: Array, score: Array, person: NDArray[np.intp], n_participants: i
         coarse = np.flatnonzero(new) * _LEVELS // len(order)
         level = (np.cumsum(np.append(True, coarse[1:] != coarse[:-1])) - 1)[level]
     tables = _of_people if n_participants * (level[-1] + 1) <= _TABLE_PAYS * len(order) else _of_rows
-    people = int((np.bincount(person) > 0).sum())
-    return Ranking((of_positive[None], (of_all - of_positive)[None]), tables(positive, level, person, n_participants), people)
+    people, fewest = len(np.unique(person)), min(len(np.unique(person[some])) for some in (positive, ~positive))
+    exact = of_positive[None], (of_all - of_positive)[None]
+    return Ranking(exact, tables(positive, level, person, n_participants), people, fewest)
 
 
 def ranked(curve: Curve) -> Prepare:

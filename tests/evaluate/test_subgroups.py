@@ -9,7 +9,9 @@ from clinome.core.schema import METRICS, check
 from clinome.evaluate.confounders import confounder_floors, confounding
 from clinome.evaluate.floors import compare_with_floors
 from clinome.evaluate.outcomes import evaluate
+from clinome.evaluate.regression import BIAS
 from clinome.evaluate.subgroups import groups_of, subgroups
+from clinome.stats.resampling import bootstrap, interval
 
 
 def cohort(n: int = 400, seed: int = 1) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -64,6 +66,21 @@ def test_the_gap_is_a_paired_difference_with_its_groups_named() -> None:
     assert gap["interval"].endswith("; sex=female less sex=male")
     assert table.filter(name="gap:brier").row(0, named=True)["interval"].endswith("; sex=male less sex=female")
     assert set(table["target"]) == {"ill"}
+
+
+def test_the_gap_is_as_unsure_as_the_smaller_group() -> None:
+    ids, small = [str(i) for i in range(400)], np.arange(400) < 12
+    error = np.random.default_rng(5).normal(size=400) + 3 * small
+    table = pl.DataFrame({"example_id": ids, "participant_id": ids, "split": "test", "age": 60.0, "predicted:age": 60 + error})
+    groups = pl.DataFrame({"participant_id": ids, "site": ["A"] * 12 + ["B"] * 388})
+    row = subgroups(table, groups, "age", by=["site"], metrics=["bias"]).filter(name="gap:bias").row(0, named=True)
+    zeros = np.zeros(400)
+    of = [BIAS.prepare(zeros[some], error[some], np.flatnonzero(some), 400).of for some in (small, ~small)]
+    draws = bootstrap(of, 400, resamples=1000, seed=0)  # in the order of identifiers as text, which changes no distribution
+    lower, upper = interval(draws[:, 0] - draws[:, 1], people=12)
+    assert row["upper"] - row["lower"] == pytest.approx(upper - lower, rel=0.1)
+    assert row["upper"] - row["lower"] > 1.08 * np.ptp(np.quantile(draws[:, 0] - draws[:, 1], [0.025, 0.975]))
+    assert row["n"] == 400
 
 
 def test_small_groups_are_named_and_not_told_of() -> None:
