@@ -16,6 +16,8 @@ import polars as pl
 import pytest
 from toolkit.masked import blocks, squares
 
+from clinome.imaging.models import resnet
+from clinome.studies import picture_tasks
 from clinome.train import loop
 from tests.toolkit.command import say
 
@@ -37,9 +39,12 @@ def at_call(module, name, number):
     setattr(module, name, watched)
 """
 IN_TRAINING = """
-import clinome.train.loop as m
-m.quickest = lambda model, _: m.fixed(model, 'float32')  # measured by the clock, it may differ between two runs
-at_call(m, 'save_state', {})
+import clinome.train.loop as loop
+from clinome.imaging.models import resnet
+from clinome.studies import picture_tasks
+picture_tasks._network = lambda *_: resnet.Config(layers=18, width=8, stem="small")  # whose state is saved in a moment
+loop.quickest = lambda model, _: loop.fixed(model, "float32")  # by the clock, two runs may find two
+at_call(loop, "save_state", {})
 """
 AFTER_TWO_MASKS = "import clinome.studies.picture_tasks as m; at_call(m, 'write_mask', 2)"
 BEFORE_PREDICTIONS = "import clinome.studies.picture_tasks as m; at_call(m, 'predict', 1)"
@@ -120,6 +125,7 @@ def test_train_classes_and_predict(scans: Path, tmp_path: Path, command: object,
     (tmp_path / "task.toml").write_text(TASK.format(**about))
     words = ["train", tmp_path / "task.toml"]
     monkeypatch.setattr(loop, "quickest", lambda model, _: loop.fixed(model, "float32"))
+    monkeypatch.setattr(picture_tasks, "_network", lambda *_: resnet.Config(layers=18, width=8, stem="small"))
     killed(IN_TRAINING.format(3), [*words, "--out", tmp_path / "killed"], tmp_path / "reached")  # in the second network
     assert list((tmp_path / "killed").rglob("*.state"))
     assert not (tmp_path / "killed" / "predictor.json").exists()

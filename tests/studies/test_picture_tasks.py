@@ -5,7 +5,7 @@ counted, and what would be misread is refused.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,9 @@ from toolkit.masked import OBLIQUE
 from clinome.core.errors import ClinomeError, CohortError, FormatError, OutputError, SchemaError, StudyError, TraitError
 from clinome.core.schema import FLOW, SET_ASIDE, check
 from clinome.imaging import segmenter
+from clinome.imaging.models import resnet
 from clinome.imaging.patches import Case
+from clinome.studies import picture_tasks
 from clinome.studies.measuring import measure_images
 from clinome.studies.picture_examples import examples_of
 from clinome.studies.picture_tasks import predict_images, segment_images, train
@@ -29,6 +31,14 @@ from clinome.studies.task_file import About, Pictures, Predict, Segment, Split, 
 
 ABOUT = About(threads=1)
 QUICK = Predict(("kind",), size=16, epochs=1, batch=8, floors=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_network() -> Iterator[None]:
+    """Train a network of a sixty-fourth of the weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picture_tasks, "_network", lambda *_: resnet.Config(layers=18, width=8, stem="small"))
+        yield
 
 
 def pictures(folder: Path, *, n: int = 40, colour: tuple[int, ...] = (), volumes: tuple[int, ...] = ()) -> pl.DataFrame:
