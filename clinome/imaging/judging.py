@@ -129,7 +129,10 @@ def _calibrated(found: Outcome, target: str, seed: int) -> pl.DataFrame:
 
 
 def reliability(predictions: pl.DataFrame, targets: Sequence[str], *, seed: int = 0) -> pl.DataFrame:
-    """Return what was true where how much was predicted, in ten bins a target (a class): ``core.schema.RELIABILITY``."""
+    """Return what was true where how much was predicted, of each target (each class): ``core.schema.RELIABILITY``.
+
+    Bins are of equal numbers of examples: as many as have twenty each, three at least and ten at most.
+    """
     tables = []
     for target in targets:
         found = outcome(predictions, target, split=judged_split(predictions["split"]))
@@ -141,7 +144,8 @@ def reliability(predictions: pl.DataFrame, targets: Sequence[str], *, seed: int 
             each = [(found.classes[1] if found.classes else "", found.truth, found.predicted)]
         for name, truth, said in each:
             truth = np.where(np.isfinite(found.truth), truth, np.nan)
-            curve = calibration_curve(truth, said, participants=found.participants, seed=seed)
+            bins = min(max(int(np.isfinite(truth).sum()) // 20, 3), 10)
+            curve = calibration_curve(truth, said, participants=found.participants, bins=bins, seed=seed)
             of_class = pl.lit(name or None, pl.String).alias("class")
             tables.append(curve.select(pl.lit(target).alias("target"), of_class, pl.all()))
     if not tables:

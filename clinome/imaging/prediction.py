@@ -252,7 +252,7 @@ class _Training:
             {"part": part, "member": member + 1, **{name: one[name] for name in ("records", "kept", "steps", "watched")}}
             for (part, member), one in zip(members, each, strict=True)
         ]
-        write_json(out / "history.json", {"curves": curves})
+        write_json(out / "history.json", {"by": "epoch", "curves": curves})
         training = {name: each[0][name] for name in ("parameters", "precision", "device", "weights")}
         training |= {
             "network": about["network"]["module"].rpartition(".")[2],

@@ -103,7 +103,8 @@ class Chart:
     def svg(self) -> str:
         """Return the plot."""
         made = [
-            f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(self.label)}">',
+            f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" style="max-width: {1.15 * self.width:g}px" role="img"',
+            f' aria-label="{escape(self.label)}">',
             f'<g transform="translate({_LEFT} {_TOP})">',
         ]
         for value in ticks(self.y, 5):

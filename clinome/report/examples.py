@@ -79,7 +79,7 @@ def examples(folder: Path, *, pictures: bool = True) -> Examples | None:
     rows = found.with_row_index("number", offset=1)
     order = pl.col("kind").replace_strict(list(_TITLES), range(len(_TITLES)), default=len(_TITLES))
     groups, lost = [], 0
-    for (target, kind, measure), some in rows.sort("target", order, "number", maintain_order=True).group_by(
+    for (target, kind, measure), some in rows.sort(pl.col("number").min().over("target"), order, "number").group_by(
         "target", "kind", "measure", maintain_order=True
     ):
         made = []

@@ -1,7 +1,8 @@
 """Learning curves: the training's loss and the metrics of validation by epoch, and the step whose weights are kept.
 
-``history.json`` is a list of records (one network), or an object whose ``curves`` have each a part, a member, their records, the
-steps made and the step kept.
+``history.json`` is a list of records (one network), or an object: ``by`` says what lies between two records ('epoch'), and its
+``curves`` have each a part, a member, their records, the steps made, the step kept and the metric that was watched for it (None:
+the last step is kept).
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ _IN_LEGEND = SERIES  # curves named one by one; more are drawn alike
 
 @dataclass(frozen=True)
 class Curve:
-    """One network's training: its records, how many steps it made, and the step kept."""
+    """One network's training: its records, an ``epoch`` or some steps each, how many steps it made, and the step kept."""
 
     name: str
     records: tuple[dict[str, float], ...]
     steps: int
-    kept: int | None
-    watched: str | None
+    kept: int | None = None
+    watched: str | None = None
+    by: str = "step"
+
+    def time(self, step: float) -> float:
+        """Return when a step was: itself, or how many epochs were done."""
+        return step if self.by == "step" else step / self.steps * len(self.records)
 
     def of(self, name: str) -> list[tuple[float, float]]:
-        """Return (step, value) of a number that the records hold."""
-        return [(one["step"], one[name]) for one in self.records if one.get(name) is not None]
+        """Return (time, value) of a number that the records hold."""
+        return [(self.time(one["step"]), one[name]) for one in self.records if one.get(name) is not None]
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,12 @@ def learning(folder: Path) -> Learning | None:
     if not curves:
         return None
     metrics = [name for name in curves[0].records[0] if name.startswith(_VALIDATION) and name != f"{_VALIDATION}loss"]
-    plots = [
-        (
-            "Loss by step: of training the mean since the point before" + (", of validation dashed" if _watched(curves) else ""),
-            _losses(curves),
-        )
-    ]
-    plots += [
-        (
-            f"{in_words(name.removeprefix(_VALIDATION)).capitalize()} of validation by step".replace("Auroc", "AUROC"),
-            _metric(curves, name),
-        )
-        for name in metrics
-    ]
+    by = curves[0].by
+    dashed = ", of validation dashed" if f"{_VALIDATION}loss" in curves[0].records[0] else ""
+    plots = [(f"Loss by {by}: of training the mean since the point before{dashed}", _losses(curves))]
+    for name in metrics:
+        title = in_words(name.removeprefix(_VALIDATION))
+        plots.append((f"{title[0].upper()}{title[1:]} of validation by {by}", _metric(curves, name)))
     legend = tuple((f"s{k}", one.name) for k, one in enumerate(curves)) if 1 < len(curves) <= _IN_LEGEND else ()
     heads, rows = _table(curves, metrics)
     return Learning(tuple(curves), tuple(plots), legend, rows, heads)
@@ -83,7 +82,7 @@ def _curves(path: Path) -> list[Curve]:
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, list):
-            return [Curve("network", tuple(found), int(found[-1]["step"]), None, None)] if found else []
+            return [Curve("network", tuple(found), int(found[-1]["step"]))] if found else []
         several = len({one["part"] for one in found["curves"]}) > 1 or any(one["member"] > 1 for one in found["curves"])
         return [
             Curve(
@@ -92,16 +91,13 @@ def _curves(path: Path) -> list[Curve]:
                 one["steps"],
                 one["kept"],
                 one["watched"],
+                str(found.get("by", "step")),
             )
             for one in found["curves"]
             if one["records"]
         ]
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise FormatError("the file is no history of a training", where=path, got=repr(error)) from error
-
-
-def _watched(curves: Sequence[Curve]) -> bool:
-    return any(f"{_VALIDATION}loss" in curve.records[-1] for curve in curves)
 
 
 def _style(k: int, curves: Sequence[Curve]) -> str:
@@ -119,8 +115,8 @@ def _metric(curves: Sequence[Curve], name: str) -> str:
 
 
 def _plot(curves: Sequence[Curve], y: Axis, label: str, names: Sequence[tuple[str, str]]) -> str:
-    x = Axis(0.0, float(max(curve.steps for curve in curves)) or 1.0, "step")
-    chart = Chart(x, y, label=f"{label} by step")
+    by = curves[0].by
+    chart = Chart(Axis(0.0, max(curve.time(curve.steps) for curve in curves), by), y, label=f"{label} by {by}")
     for k, curve in enumerate(curves):
         for name, more in names:
             points = curve.of(name)
@@ -128,18 +124,24 @@ def _plot(curves: Sequence[Curve], y: Axis, label: str, names: Sequence[tuple[st
             if len(points) == 1:
                 chart.dot(*points[0], _style(k, curves))
         if curve.kept is not None and curve.watched is not None:
-            chart.upright(curve.kept, f"{_style(k, curves)} kept", title=f"{curve.name}: step {curve.kept} is kept")
+            chart.upright(curve.time(curve.kept), f"{_style(k, curves)} kept", title=f"{curve.name}: step {curve.kept} is kept")
     return chart.svg()
 
 
 def _table(curves: Sequence[Curve], metrics: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Return a row a network: the step kept and what stood there."""
-    heads = ("Network", "Steps", "Epochs", "Step kept", "Loss there", *(in_words(m.removeprefix(_VALIDATION)) for m in metrics))
+    heads = (
+        "Network",
+        "Steps",
+        "Records" if curves[0].by == "step" else f"{curves[0].by}s",
+        "Step kept",
+        "Loss there",
+        *(in_words(m.removeprefix(_VALIDATION)) for m in metrics),
+    )
     rows = []
     for curve in curves:
         kept = curve.steps if curve.kept is None else curve.kept
         there = min(curve.records, key=lambda one: abs(one["step"] - kept))
         of_metrics = (plain(there.get(name)) for name in metrics)
-        epochs = f"{int(curve.records[-1].get('epoch', 0)) + 1:,}"
-        rows.append((curve.name, f"{curve.steps:,}", epochs, f"{kept:,}", plain(there["loss"]), *of_metrics))
+        rows.append((curve.name, f"{curve.steps:,}", f"{len(curve.records):,}", f"{kept:,}", plain(there["loss"]), *of_metrics))
     return heads, tuple(rows)

@@ -144,7 +144,7 @@ def _sections(about: Summary, parts: dict[str, Any]) -> list[tuple[str, str]]:
         ("quantities", parts["quantities"].title if parts["quantities"] else "", parts["quantities"]),
         ("examples", "Examples", parts["examples"]),
         ("learning", "Learning curves", parts["learning"]),
-        ("images", "Images and splits", parts["images"]),
+        ("images", "Images and splits" if parts["images"] and parts["images"].rows else "Images", parts["images"]),
         ("leakage", "Leakage", parts["leaks"]),
         ("participants", "Participants", parts["flow"]),
         ("phenotypes", "Phenotypes", parts["phenotypes"]),

@@ -179,7 +179,7 @@ def _verdicts(gains: dict[str, Estimate]) -> tuple[str, ...]:
     worse = [who for who, one in gains.items() if one.upper is not None and one.upper < 0]
     unknown = [who for who, one in gains.items() if one.lower is None or one.upper is None]
     open_ = [who for who in gains if who not in (*better, *worse, *unknown)]
-    said = []
+    said = [] if gains else ["not compared with anything: no floor was computed beside it."]
     if better:
         whom = "every floor" if len(better) == len(gains) else ", ".join(f"“{who}”" for who in better)
         said.append(f"better than {whom}: the 95 % interval of the paired gain lies above 0.")
@@ -205,7 +205,7 @@ def _threshold(about: dict[str, Any], name: str, by_target: bool) -> str | None:
     classes: list[str] = next((one["classes"] for part in about["targets"].values() for one in part if one["name"] == name), [])
     of = f" of the probability of “{classes[-1]}”" if classes else ""
     why = (about.get("thresholds_from") or {}).get(name, "")
-    return f"{plain(value)}{of}; {why}. Every floor has one of its own, chosen alike"
+    return f"{plain(value)}{of}; {why}"
 
 
 def _whom(metrics: pl.DataFrame, folder: Path) -> tuple[str, tuple[str, ...]]:
