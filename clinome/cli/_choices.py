@@ -54,3 +54,11 @@ class Nothing(StrEnum):
     mean = "mean"
     blurred = "blurred"
     darkest = "darkest"
+
+
+class Precision(StrEnum):
+    """In which numbers a network computes."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    measure = "measure"

@@ -85,7 +85,8 @@ def extract(
     Parameters
     ----------
     network
-        Its ``features`` if it has them, else its forward pass: (b, channels, *spatial) to (b, n_features).
+        Its ``features`` if it has them, else its forward pass: (b, channels, *spatial) to (b, n_features). A *module* of that name
+        counts only beside ``n_features``: in networks of some libraries it gives maps.
     read
         Gives the sample of a row, all of one shape, such as :func:`clinome.imaging.loading.pictures`; 8-bit values become 0–1. A
         :class:`FormatError` sets the row aside, any other error is raised.
@@ -159,8 +160,9 @@ class _Features(nn.Module):
         self.network = network
 
     def forward(self, pictures: Tensor) -> Tensor:
-        features = getattr(self.network, "features", None)  # of some libraries' networks a part, not a method
-        found: Tensor = self.network(pictures) if features is None or isinstance(features, nn.Module) else features(pictures)
+        features = getattr(self.network, "features", None)
+        maps = isinstance(features, nn.Module) and not hasattr(self.network, "n_features")  # a part of some libraries' networks
+        found: Tensor = self.network(pictures) if features is None or maps else features(pictures)
         return found
 
 

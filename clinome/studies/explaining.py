@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clinome.core.errors import NotConverged, StudyError
-from clinome.core.files import file_name, usable_folder, write_json
+from clinome.core.files import file_name, own_folder, usable_folder, write_json
 from clinome.core.progress import track
 from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import EXPLANATIONS, SANITY, SET_ASIDE, check
@@ -35,12 +35,13 @@ from clinome.imaging.prediction import read_predictor
 from clinome.imaging.reading import set_aside_table
 from clinome.imaging.stages import Stages
 from clinome.studies.maps import How, averaged, kind_of, map_of, refuse, written
-from clinome.studies.picture_files import Kept, all_aside, decoded, leave, listed
-from clinome.studies.questions import Asked, Group, Question, of_predictor, of_segmenter
+from clinome.studies.picture_files import Listed, all_aside, decoded, leave, listed
+from clinome.studies.questions import Asked, Group, Question, chosen_targets, kind_taken, of_predictor, of_segmenter, said_by
 from clinome.studies.task_file import Pictures
 from clinome.train.devices import reproducible
 
 BELIEVED = 0.5  # largest rank correlation with the maps of a randomised network
+_BY = "clinome explain, a model"
 _TOGETHER = 16  # pictures between two entries into the list of what is done
 _TESTED = 4  # pictures on which a method is tested
 
@@ -68,15 +69,8 @@ def explain_images(
     NotConverged
         Once all is written, when integrated gradients of some images do not add up.
     """
-    how, out = how or How(), usable_folder(out)
-    found = listed(pictures)
-    kept: Kept | None = None
-    if (model / "segmenter.json").is_file():
-        asked = of_segmenter(model, found, pictures, targets)
-    else:
-        known = read_predictor(model)
-        kept = decoded(found, pictures, out, size=max(known.preparation.shape))
-        asked = of_predictor(model, known, kept, found.images[kept.decoded.rows], targets)
+    how = how or How()
+    out, found, asked, aside = _asked(model, pictures, out, targets, how)
     key = fingerprint(asked.files, content_key(asked.images, found.root), asked.images.rows(), list(targets), how)
     stages, rows = Stages(usable_folder(out / "work")), list[dict[str, Any]]()
     names = _names(asked.images["image_id"].to_list())
@@ -96,12 +90,32 @@ def explain_images(
     schema = {c.name: c.dtype for c in EXPLANATIONS.columns if c.name in asked.images.columns or c.required}
     table = check(pl.DataFrame(rows, schema=schema), EXPLANATIONS)
     late = set_aside_table(asked.images, asked.faults)
-    aside = all_aside(found, kept.decoded) if kept else pl.concat([found.set_aside, late], how="diagonal_relaxed")
-    leave(out, explanations=table, sanity=sanity, set_aside=check(aside, SET_ASIDE))
+    aside = check(pl.concat([aside, late], how="diagonal_relaxed"), SET_ASIDE)
+    leave(out, explanations=table, sanity=sanity, set_aside=aside)
     write_json(out / "summary.json", _summary(model, table, sanity, how))
     write_provenance(out, inputs=asked.files, settings={"model": model.name, "targets": list(targets), **asdict(how)})
     _require(table, out)
     return table
+
+
+def _asked(
+    model: Path, pictures: Pictures, out: Path, targets: Sequence[str], how: How
+) -> tuple[Path, Listed, Asked, pl.DataFrame]:
+    """Return the folder, the images, the model as it is asked, and what is set aside so far; targets and methods are seen first."""
+    if (model / "segmenter.json").is_file():
+        found = listed(pictures)
+        asked = of_segmenter(model, found, pictures, targets)
+        for method in how.methods:
+            refuse(method, asked.network, torch.zeros(0))
+        return own_folder(out, _BY), found, asked, found.set_aside
+    known = read_predictor(model)
+    kind, chosen, networks = kind_taken(known), chosen_targets(targets, known), said_by(known)
+    for method in how.methods:
+        refuse(method, next(iter(networks.values()))[0], torch.zeros(1, kind.channels, *known.preparation.shape))
+    out, found = own_folder(out, _BY), listed(pictures)
+    kept = decoded(found, pictures, out, size=max(known.preparation.shape), kind=kind)
+    asked = of_predictor(model, known, networks, chosen, kept, found.images[kept.decoded.rows])
+    return out, found, asked, all_aside(found, kept.decoded)
 
 
 def _names(image_ids: list[str]) -> list[str]:
@@ -139,12 +153,11 @@ def _explained(group: Group, images: pl.DataFrame, names: list[str], how: How, o
 
 
 def _sanity(asked: Asked, how: How, stages: Stages, key: str) -> pl.DataFrame:
-    """Return how alike each method's maps stay when the network is randomised (``core.schema.SANITY``); refuse what cannot be."""
+    """Return how alike each method's maps stay when the network is randomised (``core.schema.SANITY``)."""
     if not stages.has("sanity.parquet", key):
         rows = []
         group = _first(asked)
         for method in how.methods:
-            refuse(method, group)
             for question in [] if group.note else group.questions:
                 rows += _randomised(method, group, question, how)
         table = pl.DataFrame(rows, schema={c.name: c.dtype for c in SANITY.columns})

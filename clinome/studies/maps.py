@@ -107,18 +107,14 @@ def kind_of(method: str) -> overlay.Kind:
     return {"integrated-gradients": "signed", "occlusion": "signed", "grad-cam": "positive"}.get(method, "attention")  # type: ignore[return-value]
 
 
-def refuse(method: str, group: Group) -> None:
-    """Raise StudyError for a method that the network cannot be asked by."""
-    network, one = group.networks[0], group.inputs[:1]
+def refuse(method: str, network: nn.Module, one: Tensor) -> None:
+    """Raise StudyError for a method that the network, which takes such as ``one`` (1, channels, *space), cannot be asked by."""
     config: Any = network.config
     segments = not hasattr(network, "columns")
-    if method == "attention" and not hasattr(config, "patch"):
-        try:
-            soft_attention(network, one)
-        except ValueError as error:
-            got = f"{type(config).__module__.rpartition('.')[2]} with pool = {getattr(config, 'pool', 'none')!r}"
-            do = "take integrated-gradients, occlusion or grad-cam; or train a network with pool='attention'"
-            raise StudyError("this network has no attention to show", got=got, do=do) from error
+    if method == "attention" and not hasattr(config, "patch") and getattr(config, "pool", "none") != "attention":
+        got = f"{type(config).__module__.rpartition('.')[2]} with pool = {getattr(config, 'pool', 'none')!r}"
+        do = "take integrated-gradients, occlusion or grad-cam; or train a network with pool='attention'"
+        raise StudyError("this network has no attention to show", got=got, do=do)
     if method == "grad-cam" and (segments or hasattr(config, "patch")):
         got = "a segmenter, whose last features are its answer" if segments else "a transformer"
         do = "take integrated-gradients or occlusion"

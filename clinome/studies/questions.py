@@ -24,8 +24,8 @@ from clinome.imaging.prediction import Predictor
 from clinome.imaging.reading import fault_of
 from clinome.imaging.resample import resample_labels
 from clinome.imaging.targets import Coded
-from clinome.nn.saving import load_model
-from clinome.studies.picture_files import Kept, Listed, read_image
+from clinome.nn.saving import config_of, load_model
+from clinome.studies.picture_files import Kept, Kind, Listed, read_image
 from clinome.studies.task_file import Pictures
 
 LOG_ODDS = "log odds"
@@ -61,11 +61,14 @@ class Asked(NamedTuple):
         From rows of ``images`` to groups of them; what cannot be read then is noted in ``faults``.
     files
         What the model was read from.
+    network
+        The first of its networks.
     """
 
     images: pl.DataFrame
     groups: Callable[[Sequence[int]], Iterator[Group]]
     files: list[Path]
+    network: nn.Module
     faults: dict[int, tuple[str, str]]
 
 
@@ -100,37 +103,51 @@ class Said(nn.Module):
         return torch.cat(found, dim=1)
 
 
-def of_predictor(model: Path, known: Predictor, kept: Kept, images: pl.DataFrame, targets: Sequence[str]) -> Asked:
-    """Return a predictor as it is asked about ``targets``: 'age', 'kind' (the likeliest class of each picture) or 'kind:light'.
+def kind_taken(known: Predictor) -> Kind:
+    """Return the kind of pictures that a predictor takes.
 
     Raises
     ------
     StudyError
-        For a target or class that it does not have, or a predictor of several views.
+        For a predictor of several views.
     """
-    chosen = _chosen(targets, next(iter(known.coded.values())))
-    networks = {
+    config = config_of(known.files(next(iter(known.coded)))[0])
+    if "views" in config:
+        do = "explain its network with the functions of clinome.explain"
+        raise StudyError("this predictor looks at several views together", got=f"{config['views']} views", do=do)
+    return Kind(len(known.preparation.shape), int(config.get("channels_in", 1)))
+
+
+def said_by(known: Predictor) -> dict[str, list[Said]]:
+    """Return the networks of each part of a predictor, as they are read."""
+    return {
         part: [Said(network, coded, balanced=known.recipe.balance).eval() for network in known.networks(part)]
         for part, coded in known.coded.items()
     }
-    config: Any = next(iter(networks.values()))[0].config
-    if hasattr(config, "views"):
-        do = "explain its network with the functions of clinome.explain"
-        raise StudyError("this predictor looks at several views together", got=f"{config.views} views", do=do)
+
+
+def of_predictor(
+    model: Path,
+    known: Predictor,
+    networks: dict[str, list[Said]],
+    chosen: Sequence[tuple[Coded, str | None]],
+    kept: Kept,
+    images: pl.DataFrame,
+) -> Asked:
+    """Return a predictor as it is asked about ``chosen`` targets (:func:`chosen_targets`) of the ``kept`` pictures."""
     split = [known.splits.get(person, "new") for person in images["participant_id"]]
 
     def groups(rows: Sequence[int]) -> Iterator[Group]:
         for parts in dict.fromkeys(_parts(split[row], known.coded) for row in rows):
             mine = [row for row in rows if _parts(split[row], known.coded) == parts]
             inputs = torch.from_numpy(np.stack([prepared(kept[row], known.preparation) for row in mine]))
-            if inputs.shape[1] != config.channels_in:
-                got, expected = f"{inputs.shape[1]} channels", f"{config.channels_in}, as in training"
-                raise FormatError("the pictures are not of the kind the network was taught on", got=got, expected=expected)
             asked = [network for part in parts for network in networks[part]]
             yield Group(mine, list(asked), inputs, [_question(asked, inputs, *one) for one in chosen])
 
     table = images.with_columns(split=pl.Series(split, dtype=pl.String))
-    return Asked(table, groups, [model / "predictor.json", *sorted(known.folder.glob("*.safetensors"))], {})
+    return Asked(
+        table, groups, [model / "predictor.json", *sorted(known.folder.glob("*.safetensors"))], next(iter(networks.values()))[0], {}
+    )
 
 
 def _parts(split: str, coded: dict[str, Any]) -> tuple[str, ...]:
@@ -138,9 +155,20 @@ def _parts(split: str, coded: dict[str, Any]) -> tuple[str, ...]:
     return (split,) if split in coded else tuple(coded)
 
 
-def _chosen(words: Sequence[str], coded: Sequence[Coded]) -> list[tuple[Coded, str | None]]:
-    """Return the targets that are meant, each with the class that is meant, if one is."""
-    known = {one.name: one for one in coded if not one.helps}
+def chosen_targets(words: Sequence[str], predictor: Predictor) -> list[tuple[Coded, str | None]]:
+    """Return the targets that are meant, each with the class that is meant, if one is.
+
+    Parameters
+    ----------
+    words
+        'age', 'kind' (the likeliest class of each picture) or 'kind:light'; none: every target.
+
+    Raises
+    ------
+    StudyError
+        For a target or class that there is not.
+    """
+    known = {one.name: one for one in next(iter(predictor.coded.values())) if not one.helps}
     found: list[tuple[Coded, str | None]] = []
     for word in words or list(known):
         if word in known:
@@ -211,7 +239,7 @@ def of_segmenter(model: Path, found: Listed, pictures: Pictures, targets: Sequen
                 label = structures.index(name) + 1
                 yield _around(row, network, values, labels == label, name, label, patch, margin)
 
-    return Asked(found.images, groups, [model / "segmenter.json", model / about["network"]], faults)
+    return Asked(found.images, groups, [model / "segmenter.json", model / about["network"]], network, faults)
 
 
 def _around(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from clinome.cohort.covariates import design
 from clinome.core.errors import CohortError, FormatError, StudyError
-from clinome.core.files import replacing, usable_folder, write_json
+from clinome.core.files import own_folder, replacing, write_json
 from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import PHENOTYPES, TRAVERSAL, check
 from clinome.explain.overlay import write_sheet
@@ -108,9 +108,9 @@ def traverse_images(pictures: Pictures, out: Path, along: Along, *, model: Path 
     FormatError
         When the folder was not made by `clinome phenotype`, or no picture can be read.
     """
-    out, about = usable_folder(out), None if model is None else _embedding(model)
+    about = None if model is None else _embedding(model)
     number = _number(along, model)
-    found = listed(pictures)
+    out, found = own_folder(out, "clinome explain, people's images"), listed(pictures)
     size = along.size or (128 if about is None else int(about["size"]))
     stages, mirror = Stages(out), about is None or bool(about["mirror"])
     key = fingerprint(content_key(found.images, found.root), found.images.rows(), size, mirror)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from clinome.core.errors import NotConverged
 from clinome.explain import baselines
 from clinome.explain.asking import answers, borrowed, gradients
-from clinome.explain.completeness import add_up, check
+from clinome.explain.completeness import add_up, allowance, check
 from clinome.explain.gradients import integrated_gradients, smoothgrad
 
 
@@ -115,6 +115,15 @@ def test_completeness_refuses_what_is_no_attribution() -> None:
 def test_nothing_to_explain_holds_only_for_nothing() -> None:
     assert add_up(torch.zeros(1, 4), explained=torch.zeros(1)).holds.all()
     assert not add_up(torch.full((1, 4), 1e-3), explained=torch.zeros(1)).holds.any()
+
+
+def test_where_for_and_against_cancel_the_parts_say_how_exact_they_must_be() -> None:
+    parts = torch.tensor([[50.0, -49.0], [1.0, 0.0], [0.0, 0.0]])
+    explained = torch.tensor([1.0, 1.0, 0.0])
+    allowed = allowance(explained, size=parts.abs().sum(dim=1), tolerance=0.01, scale=torch.tensor([0.0, 0.0, 5.0]))
+    assert allowed.tolist() == pytest.approx([0.01 * 9.9, 0.01, 0.01 * 0.05], rel=1e-6)
+    off = parts + torch.tensor([[0.09, 0.0], [0.011, 0.0], [0.001, 0.0]])
+    assert add_up(off, explained=explained, scale=torch.tensor([0.0, 0.0, 5.0])).holds.tolist() == [True, False, False]
 
 
 def test_the_model_is_left_as_it_was() -> None:

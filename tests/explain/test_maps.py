@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -218,6 +219,18 @@ def trained() -> tuple[nn.Module, Tensor]:
     return model, x[:6]
 
 
+def test_signs_tell_what_sizes_do_not() -> None:
+    model, x = trained()
+
+    def contrast(model: nn.Module, x: Tensor) -> Tensor:
+        return x * model(x)[:, :, None, None]  # its size is the picture's, its sign the network's
+
+    sizes = randomise_model(model, x, contrast, generator=torch.Generator().manual_seed(0))
+    signs = randomise_model(model, x, contrast, generator=torch.Generator().manual_seed(0), signed=True)
+    assert (sizes.similarity > 0.99).all()
+    assert set(np.unique(signs.similarity.round(6))) == {-1.0, 1.0}
+
+
 def test_gradients_pass_the_randomisation_test_and_an_edge_detector_fails() -> None:
     model, x = trained()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -231,6 +244,9 @@ def test_gradients_pass_the_randomisation_test_and_an_edge_detector_fails() -> N
     assert (edges.similarity > 0.999).all()
     with pytest.raises(NotConverged, match="hardly depend on what the model has learned"):
         edges.require()
+    some = randomise_model(model, x, gradients, generator=torch.Generator().manual_seed(0), points=2)
+    assert some.layers == ["5", "0"]
+    np.testing.assert_array_equal(some.similarity, passes.similarity[[0, 2]])
     nothing = randomise_model(model, x, lambda model, x: torch.zeros(6, 4), generator=torch.Generator())
     with pytest.raises(NotConverged, match="correlation of nan"):
         nothing.require()

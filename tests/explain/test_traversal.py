@@ -78,3 +78,34 @@ def test_an_alleles_direction_and_where_it_responds(generator: np.random.Generat
     assert int(found.size.argmax()) == int(found.mean.argmax()) == 6
     torch.testing.assert_close(found.mean, (along @ model[1].weight.detach()).reshape(1, 4, 4))
     assert not direction(features, np.ones(300)).any()
+
+
+def test_the_standard_error_is_that_of_regression_and_chance_is_told_from_change(generator: np.random.Generator) -> None:
+    n = 60
+    score, camera = generator.normal(size=n), generator.integers(0, 2, n).astype(float)
+    own = np.repeat(np.arange(n), 2)  # two pictures a person: their average is the person's
+    grain = generator.normal(size=(n, 6, 5))
+    grain[:, 0, 0] += 2 * score
+    pictures = np.repeat(grain, 2, axis=0) + np.tile([1.0, -1.0], n)[:, None, None]
+    along = traverse(pictures, own, score, covariates=camera[:, None])
+    design = np.column_stack([np.ones(n), score, camera])
+    inverse = np.linalg.inv(design.T @ design)
+    for place in ((0, 0), (3, 2)):
+        values = grain[(slice(None), *place)]
+        beta, left, *_ = np.linalg.lstsq(design, values, rcond=None)
+        assert_allclose(along.difference[place], beta[1] * score.std(), rtol=1e-6)
+        assert_allclose(along.standard_error[place], np.sqrt(left[0] / (n - 3) * inverse[1, 1]) * score.std(), rtol=1e-6)
+    assert along.freedom == n - 3
+    clear = along.clear_of_chance()
+    assert clear[0, 0]
+    assert clear.sum() <= 2
+
+
+def test_people_are_grouped_by_whole_copies_and_regressed_on_dosages() -> None:
+    dosage = np.array([0.1, 0.0, 0.2, 0.1, 0.0, 0.9, 1.0, 1.1, 1.0, 0.9, 2.0, 1.9, 2.0, 1.8, 2.0])
+    pictures = np.repeat(10 * dosage[:, None], 4, axis=1).reshape(-1, 2, 2)
+    along = traverse(pictures, np.arange(15), dosage, alike=np.rint(dosage))
+    assert along.people.tolist() == [5, 5, 5]
+    assert_allclose(along.means[:, 0, 0], [0.8, 9.8, 19.4])
+    assert_allclose(along.difference / dosage.std(), 10)
+    assert_allclose(along.upper, [0.2, 1.1, 2.0])

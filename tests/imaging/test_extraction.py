@@ -13,7 +13,7 @@ from clinome.formats.picture import read_square, write_picture
 from clinome.imaging import extraction
 from clinome.imaging.extraction import extract
 from clinome.imaging.loading import Sample, pictures
-from clinome.imaging.models import resnet
+from clinome.imaging.models import densenet, resnet
 from clinome.imaging.reading import set_aside_table
 from clinome.nn.weights import IMAGENET
 from clinome.train.devices import Mode
@@ -130,6 +130,16 @@ def test_volumes_and_networks_without_features(tmp_path):
     with torch.inference_mode():
         wanted = network(torch.from_numpy(np.stack([volume(k).values for k in range(5)])).float()).flatten(1)
     assert np.allclose(found.values, wanted, atol=0.02)
+
+
+def test_a_densenet_with_a_head_gives_its_features_not_its_answers(tmp_path):
+    torch.manual_seed(1)
+    network = densenet.Model(densenet.Config.tiny()).eval()
+    found = extract(network, picture, 3, out=tmp_path, key="a", precision="float32")
+    with torch.inference_mode():
+        wanted = network.features(torch.from_numpy(np.stack([picture(k).values for k in range(3)])).float() / 255)
+    assert found.values.shape == (3, network.n_features)
+    assert np.allclose(found.values, wanted, atol=1e-5)
 
 
 def test_what_cannot_be_done_is_said(network, tmp_path, monkeypatch):
