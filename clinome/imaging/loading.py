@@ -43,7 +43,8 @@ from clinome.formats.picture import read_square
 from clinome.imaging.geometry import Spread, draw_geometry
 from clinome.imaging.intensity import Change, vary
 from clinome.imaging.reading import fault_of
-from clinome.imaging.resample import Fill, resample, resample_pair
+from clinome.imaging.resample import resample, resample_pair
+from clinome.imaging.sampling import Fill
 from clinome.train.batches import Drawn, Fetch, example_generator
 
 if TYPE_CHECKING:

@@ -46,11 +46,11 @@ from clinome.core.files import replacing, usable_folder, write_json
 from clinome.core.progress import say
 from clinome.core.provenance import checksum, fingerprint, write_provenance
 from clinome.core.schema import PREDICTIONS, check
+from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change
 from clinome.imaging.judging import by_group, counts, measured, reliability, see_validation, threshold
 from clinome.imaging.parts import Part, parts_of, print_of, see_leakage
 from clinome.imaging.pictures import Images, Preparation
-from clinome.imaging.resample import Spread
 from clinome.imaging.targets import Coded, Target, code, encode
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clinome.evaluate.ranking import auroc
+from clinome.imaging.geometry import draw_geometry
 from clinome.imaging.pictures import Images, Preparation, augmented, prepared
 from clinome.imaging.prediction import Recipe
-from clinome.imaging.resample import draw_geometry
 from clinome.imaging.targets import Coded, decode, loss
 from clinome.nn.weights import Report, load_weights
 from clinome.train.batches import Drawn, example_generator, permutation

@@ -13,11 +13,11 @@ from numpy.testing import assert_allclose
 
 from clinome.core.errors import CohortError, FormatError, TraitError
 from clinome.imaging import supervised
+from clinome.imaging.geometry import Spread, still
 from clinome.imaging.judging import Cut, measured, threshold
 from clinome.imaging.models import multi_view, resnet
 from clinome.imaging.pictures import Preparation, prepared
 from clinome.imaging.prediction import Recipe, predict, read_predictor, train_predictor
-from clinome.imaging.resample import Spread, still
 from clinome.imaging.targets import Target, code, decode, loss
 
 SMALL = resnet.Config(layers=18, width=8, stem="small")
