@@ -41,6 +41,14 @@ _SHARE = 0.05  # of the training data's voxels in a batch at most
 _STEPS = 250_000  # of nnU-Net: 1,000 rounds of 250
 _PASSES = 6  # over the training data at least, or the network is narrowed: on hippocampus seven were enough for 16 channels
 _LEAST_CHANNELS = 8  # in and out, of weights that Muon takes for matrices
+_ENOUGH, _SMALL = (
+    1_000,
+    128,
+)  # steps, below which sides above 128 are halved: in a minute on DRIVE sides of 128 gave Dice .72, 512 .32
+_CORE, _GPU = (
+    1.3e11,
+    2e13,
+)  # operations a second of training in bfloat16: of one AMD EPYC core, measured; of a GPU, on the safe side
 _FEW = 10_000  # steps, below which batches of two: more steps then teach more than steadier ones
 
 
@@ -275,6 +283,13 @@ def plan_network(facts: Facts, budget: Budget | None = None, *, dims: Literal[2,
     )
 
 
+def speed_here(threads: int) -> float:
+    """Return the operations a second to plan with on this machine: of its GPU, or of so many cores."""
+    from clinome.train.devices import choose_device
+
+    return _GPU if choose_device().type == "cuda" else _CORE * threads
+
+
 def target_spacing(facts: Facts, why: dict[str, str] | None = None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the spacing to bring all images to, in mm, and their median shape then; ``why`` gets the reasons.
 
@@ -427,10 +442,13 @@ def _within_time(images: _Images, net: _Net, budget: Budget, why: dict[str, str]
     a_pass = images.voxels / prod(net.patch)  # patches
     for width in _WIDTHS:
         net = network(net.patch, images.spacing, width, images.channels, images.classes)
-        if (passes := operations / (net.flops + _once(net, budget) / batch) / a_pass) >= _PASSES:
+        passes = operations / (net.flops + _once(net, budget) / batch) / a_pass
+        if passes >= _PASSES and (max(net.patch) <= _SMALL or _steps_of_two(net, budget, operations) >= _ENOUGH):
             break
+    net = _smaller(images, net, budget, operations, why)
     why["widths"] = (
-        f"{width} channels on the finest level see the data {passes:.0f} times in the time; wider ones under {_PASSES} times"
+        f"{width} channels on the finest level see the data {passes:.0f} times in the time; wider ones see it under {_PASSES} times"
+        + (f" or in under {_ENOUGH:,} steps" if max(images.shape) > _SMALL else "")
     )
     if width == _WIDTH:
         why["widths"] = f"{width} channels as nnU-Net: the time allows {passes:,.0f} passes over the data"
@@ -441,3 +459,21 @@ def _within_time(images: _Images, net: _Net, budget: Budget, why: dict[str, str]
     steps = min(max(int(operations / a_step), 1), _STEPS)
     why["steps"] = f"{budget.seconds:,.3g} s at {budget.flops_per_second:.1e} operations a second, {a_step:.1e} a step"
     return net, batch, steps
+
+
+def _steps_of_two(net: _Net, budget: Budget, operations: float) -> float:
+    return operations / (2 * net.flops + _once(net, budget))
+
+
+def _smaller(images: _Images, net: _Net, budget: Budget, operations: float, why: dict[str, str]) -> _Net:
+    """Halve the large sides of the patch while the time allows few steps: many small looks then teach more than few large ones."""
+    before = net.patch
+    while max(net.patch) > _SMALL and _steps_of_two(net, budget, operations) < _ENOUGH:
+        sides = [max(side // 2, _SMALL) if side > _SMALL else side for side in net.patch]
+        less = network(sides, images.spacing, net.widths[0], images.channels, images.classes)
+        if prod(less.patch) >= prod(net.patch):
+            break
+        net = less
+    if net.patch != before:
+        why["patch"] = f"{_short(before)} halved: in the time those would be too few steps"
+    return net

@@ -196,7 +196,7 @@ def _taken_by(model: Path) -> dict[str, Any]:
 def _train_segmenter(task: Task, out: Path, pictures: bool) -> pl.DataFrame:
     from clinome.imaging.models import unet, unet3d
     from clinome.imaging.patches import PatchPreparation
-    from clinome.imaging.planner import Budget, describe, plan_network
+    from clinome.imaging.planner import Budget, describe, plan_network, speed_here
     from clinome.imaging.segmentation import train_segmenter
     from clinome.imaging.segmenter import SegmenterRecipe
 
@@ -235,7 +235,7 @@ def _train_segmenter(task: Task, out: Path, pictures: bool) -> pl.DataFrame:
         [Scan(c.image, c.spacing_mm) for c in some], [np.asarray(c.labels) for c in some], classes=len(about.structures) + 1
     )
     seconds = 60 * about.minutes
-    plan = plan_network(facts, Budget(seconds=seconds, flops_per_second=1.3e11, orthogonal=True))
+    plan = plan_network(facts, Budget(seconds=seconds, flops_per_second=speed_here(task.task.threads), orthogonal=True))
     plan.save(out / "plan.json")
     network: Any = unet3d if plan.dims == 3 else unet
     config = (

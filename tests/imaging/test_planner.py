@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clinome.core.errors import CohortError, FormatError, StudyError
 from clinome.imaging.models.unet3d import Config, Model
-from clinome.imaging.planner import Budget, Facts, Plan, describe, halving, network, plan_network, target_spacing
+from clinome.imaging.planner import Budget, Facts, Plan, describe, halving, network, plan_network, speed_here, target_spacing
 from clinome.imaging.scan import Scan
 from clinome.train.muon import is_matrix, orthogonalised
 
@@ -115,6 +115,19 @@ def test_a_short_time_narrows_the_network_and_a_long_one_is_nnunets() -> None:
     for plan, seconds in zip(plans[:-1], (60, 300, 1800), strict=False):
         assert plan.steps * plan.flops_per_step / 2e11 == pytest.approx(seconds, rel=0.01)
     assert plan_network(facts).widths == (32, 64, 128, 256)
+
+
+def test_a_short_time_on_large_pictures_gives_smaller_patches() -> None:
+    photographs = alike(16, (584, 565), (1.0, 1.0), channels=3, classes=2)
+    short, long = (plan_network(photographs, Budget(seconds=seconds, orthogonal=True)) for seconds in (60, 3600))
+    assert (short.patch, long.patch) == ((128, 128), (512, 512))
+    assert short.steps > 1000
+    assert "too few steps" in short.reasons["patch"]
+    assert plan_network(photographs, Budget(seconds=1e-3)).patch == (128, 128)  # and no smaller
+
+
+def test_the_speed_to_plan_with_is_that_of_the_cores() -> None:
+    assert speed_here(2) == 2 * speed_here(1) > 1e11
 
 
 def test_less_memory_gives_smaller_patches_until_none_fits() -> None:
