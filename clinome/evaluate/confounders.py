@@ -102,10 +102,9 @@ def confounding(
             continue
         prepared = [metric.prepare(code[known], column[known], person, n) for column in columns.values()]
         draws = bootstrap([one.of for one in prepared], n, resamples=resamples, seed=seed)
-        for j, (who, one) in enumerate(zip(columns, prepared, strict=True)):
-            rows.append(
-                metric_row(metric.name, one.value, draws[:, j], one.people, fewest=one.fewest, predictor=who, split=found.split)
-            )
+        for (who, one), drawn in zip(zip(columns, prepared, strict=True), draws.T, strict=True):
+            row = metric_row(metric.name, one.value, drawn, one.people, fewest=one.fewest, rises=metric.rises)
+            rows.append(row | {"predictor": who, "split": found.split})
     return metrics_table(rows).with_columns(target=pl.lit(target))
 
 
@@ -119,4 +118,4 @@ def _question(name: str, column: pl.Series) -> tuple[Metric, NDArray[np.bool_], 
     code = text.replace_strict(levels, range(len(levels)), default=None, return_dtype=pl.Float64).fill_null(np.nan).to_numpy()
     if len(levels) <= 2:
         return Metric(f"auroc:{name}={levels[-1] if levels else None}", AUROC.prepare), np.isfinite(code), code
-    return Metric(f"eta_squared:{name}", between_groups(len(levels))), np.isfinite(code), code
+    return between_groups(f"eta_squared:{name}", len(levels)), np.isfinite(code), code

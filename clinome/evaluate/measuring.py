@@ -67,8 +67,8 @@ class Metric:
     by_order
         Whether only the order of a predictor's scores counts, so that those of two predictors need not be on one scale.
     rises
-        Whether it is too large by chance (a sum of absolute values), and its resampled values too large once more: see
-        :func:`estimate`.
+        Whether it is a share (0 to 1) that is too large by chance, a sum of absolute values or squares, and its resampled values
+        too large once more: see :func:`estimate`.
     """
 
     name: str
@@ -207,7 +207,7 @@ def estimate(
     perfect AUROC of ten people is no sure one). It is widened for the ``fewest`` people of a class (see :class:`Prepared`).
 
     Of a number that ``rises`` by chance (see :class:`Metric`) resamples lie as far above the value as the value lies above the
-    truth, so the interval is turned round the value (Efron & Tibshirani 1993, 13.9: basic), and ends at 0.
+    truth, so the interval is turned round the value (the basic interval), within 0 and 1, and reaches up to the value at least.
     """
     undefined = int((~np.isfinite(draws)).sum())
     if not len(draws) or not np.isfinite(value):
@@ -220,7 +220,7 @@ def estimate(
         return Estimate(value, np.nan, np.nan, n), "none: the same in every resample of participants"
     lower, upper = interval(draws, people=fewest or n)
     if rises:
-        lower, upper = max(2 * value - upper, 0.0), max(2 * value - lower, 0.0)
+        lower, upper = max(2 * value - upper, 0.0), min(max(2 * value - lower, value), 1.0)
     how = f"95 % expanded {'basic' if rises else 'percentile'}, {len(draws):,} resamples of participants"
     return Estimate(value, lower, upper, n), how + (f", {undefined:,} undefined" if undefined else "")
 

@@ -13,7 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.schema import QUALITY, check
-from clinome.evaluate.explained import between_groups, on_a_line
+from clinome.evaluate.explained import between_groups
+from clinome.evaluate.measuring import estimate
+from clinome.evaluate.regression import PEARSON
 from clinome.imaging.features import Views
 from clinome.stats.reliability import icc
 from clinome.stats.resampling import Estimate, bootstrap, interval
@@ -39,8 +41,9 @@ def quality(
     mean over visits of the left with that of the right eye; ``test_retest_icc``, that of the mean over eyes at the first two
     visits; ``nuisance_r2:<column>`` for scanner, site, visit and every numeric column of ``images``: the share of the variance
     between pictures that a linear (or, for text, a one-mean-a-group) fit on that column explains; and, when ``min_reliability``
-    is above 0, ``reliable``: 1 when neither ICC that could be measured is below it, else 0. Intervals: 2.5 % and 97.5 %
-    quantiles over ``resamples`` draws of people with replacement (all pictures of a person together).
+    is above 0, ``reliable``: 1 when neither ICC that could be measured is below it, else 0. Intervals are of ``resamples`` draws of
+    people with replacement (all pictures of a person together); those of shares of variance, which are above 0 by chance alone,
+    make up for it (:mod:`clinome.evaluate.explained`; of a line, the squares of the correlation's).
 
     Parameters
     ----------
@@ -114,8 +117,12 @@ def nuisance_r2(column: NDArray[np.float64], nuisance: pl.Series, seen: Views, *
         return Estimate(np.nan, np.nan, np.nan, len(people))
     if text:
         groups, code = np.unique(nuisance.cast(pl.String).to_numpy()[known].astype(str), return_inverse=True)
-        explained = between_groups(len(groups))(code, column[known], person, len(people))
+        one = between_groups("eta_squared", len(groups)).prepare(code, column[known], person, len(people))
     else:
-        explained = on_a_line(x[known], column[known], person, len(people))
-    lower, upper = interval(bootstrap([explained.of], len(people), resamples=resamples, seed=seed)[:, 0])
-    return Estimate(explained.value, lower, upper, len(people))
+        one = PEARSON.prepare(x[known], column[known], person, len(people))
+    draws = bootstrap([one.of], len(people), resamples=resamples, seed=seed)[:, 0]
+    if text:
+        return estimate(one.value, draws, len(people), rises=True)[0]
+    lower, upper = interval(draws, people=len(people))
+    ends = sorted((lower**2, upper**2))
+    return Estimate(one.value**2, 0.0 if lower < 0 < upper else ends[0], ends[1], len(people))

@@ -99,12 +99,14 @@ def participant_codes(participants: ArrayLike | None, n: int) -> tuple[NDArray[n
     Raises
     ------
     ValueError
-        When there is not one name a row.
+        When there is not one name a row, or a name is missing: all whose name is missing would be one person.
     """
     if participants is None:
         return np.arange(n, dtype=np.intp), n
     names = np.asarray(participants)
     if names.shape != (n,):
         raise ValueError(f"participants must name the person of each of the {n} rows, got the shape {names.shape}")
+    if names.dtype.kind in "Of" and (missing := int(np.sum([name is None or name != name for name in names.tolist()]))):
+        raise ValueError(f"participants must name the person of each row, {missing} of {n} are missing")
     known, code = np.unique(names if names.dtype.kind in "iub" else names.astype(str), return_inverse=True)
     return code.astype(np.intp), len(known)

@@ -144,6 +144,8 @@ def test_a_prediction_that_reads_the_site_is_found_out_beside_the_truth() -> Non
     truth = value["auroc:scanner=old", "truth"]
     assert truth["lower"] < 0.5 < truth["upper"]
     assert value["eta_squared:site", "model"]["value"] > 3 * value["eta_squared:site", "truth"]["value"]
+    assert value["eta_squared:site", "model"]["lower"] > 0
+    assert value["eta_squared:site", "model"]["interval"].startswith("95 % expanded basic")
     joined = predictions.join(people, on="participant_id", how="left", maintain_order="left")
     assert value["pearson_r:age", "model"]["value"] == pytest.approx(
         np.corrcoef(joined["age"], joined["predicted:ill:1"])[0, 1], abs=1e-9

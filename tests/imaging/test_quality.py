@@ -72,6 +72,27 @@ def test_resampling_keeps_the_pictures_of_a_person_together() -> None:
     assert (copies.lower, copies.upper) == pytest.approx((single.lower, single.upper))
 
 
+def test_the_interval_of_a_share_of_variance_holds_nothing_where_there_is_nothing() -> None:
+    """Quantiles of resamples never held 0: every camera seemed to matter."""
+    inside = {"sites": 0, "light": 0}
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        people = [f"p{i}" for i in range(150)]
+        rows = {"image_id": people, "participant_id": people, "path": "x", "laterality": "left", "visit": 0}
+        images = pl.DataFrame(rows).with_columns(
+            sites=pl.Series(generator.choice([f"s{i}" for i in range(12)], 150)), light=pl.Series(generator.normal(size=150))
+        )
+        y = generator.normal(size=150)
+        for name in inside:
+            found = nuisance_r2(y, images[name], views(images), resamples=200, seed=seed)
+            inside[name] += found.lower == 0 <= found.value
+            assert found.upper > 0
+    assert inside["sites"] >= 57
+    assert inside["light"] >= 52
+    half = nuisance_r2(y + images["light"].to_numpy(), images["light"], views(images))
+    assert 0.3 < half.lower < half.value < half.upper < 0.7
+
+
 def test_missing_eyes_visits_and_values() -> None:
     images, values = study(100)
     keep = np.random.default_rng(2).random(images.height) < 0.7

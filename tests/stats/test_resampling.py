@@ -68,3 +68,6 @@ def test_people_are_numbered_by_name() -> None:
     assert participant_codes(None, 3)[0].tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="each of the 3 rows"):
         participant_codes(["a", "b"], 3)
+    for names in (["a", None, None], np.array([1.0, np.nan, np.nan])):  # they used to be one person, called None or nan
+        with pytest.raises(ValueError, match="2 of 3 are missing"):
+            participant_codes(names, 3)
