@@ -6,7 +6,8 @@ on other people of the cohort stand the two that a user without weights would ha
 was taught on procedural shapes. Neither has seen ImageNet: --weights puts a file of weights that a user has beside them.
 
 iGWAS's identity margin begins from weights that were learned before, there ImageNet's. Here it begins from SimCLR's, taught on the
-same people; the same from random weights stands beside it, which 500 epochs of the paper would move further than 24 do.
+same people; the same from random weights stands beside it, which 500 epochs of the paper would move further than 24 do. That it
+should begin so, and the number of epochs, was chosen on a cohort of another seed.
 
     python -m clinome.studies.published.kirchler_2022.study --out results [--full]
 
@@ -41,16 +42,14 @@ TAUGHT, SIZES = 1_500, (1_250, 2_500, 5_000)
 FULL = replace(COHORT, participants=46_731 + TAUGHT, seed=COHORT.seed + 1)
 SMALL = Cohort(participants=620, causal=20, null=300, size=32, heritability=0.8)
 BASE = Config(dimensions=10, beside_pixels=False, epochs=24, precision="bfloat16", threads=1)
-SIMCLR_EPOCHS = 100
 UNTAUGHT, PIXELS = ("random weights", "procedural shapes"), "plain pixels"
 
 
 def encoders(out: Path, *, weights: Path | None, small: bool, full: bool = False, threads: int) -> dict[str, Config]:
     """Return the settings of each encoder by its name; SimCLR first, because the identity margin begins from it."""
     base = replace(BASE, threads=threads, size=32, epochs=3) if small else replace(BASE, threads=threads)
-    longer = base if small else replace(base, epochs=SIMCLR_EPOCHS)
     begun = out / "encoders" / "SimCLR" / "encoder.safetensors"
-    found = {"SimCLR": replace(longer, encoder="simclr"), "identity margin": replace(base, encoder="identity", weights=begun)}
+    found = {"SimCLR": replace(base, encoder="simclr"), "identity margin": replace(base, encoder="identity", weights=begun)}
     found[PIXELS] = replace(base, encoder="pixels")
     if full:
         return found
