@@ -185,24 +185,3 @@ class _Stopwatch:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Do nothing."""
-
-
-class Clock:
-    """A hook that adds up the processor time of all pieces of a training."""
-
-    name = "clock"
-
-    def __init__(self) -> None:
-        self.before, self.start = 0.0, time.process_time()
-
-    def after_step(self, state: State, logs: dict[str, float]) -> str | None:
-        """Never stop."""
-        return None
-
-    def saved(self) -> dict[str, Any]:
-        """Return the seconds so far."""
-        return {"cpu_seconds": self.before + time.process_time() - self.start}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from :meth:`saved`."""
-        self.before, self.start = saved.get("cpu_seconds", 0.0), time.process_time()

@@ -40,12 +40,13 @@ from clinome.core.errors import CohortError, StudyError
 from clinome.core.provenance import fingerprint
 from clinome.evaluate.thresholds import choose_threshold
 from clinome.imaging.fingerprint import Fingerprint, fingerprint_of
-from clinome.imaging.pace import Clock, Pace, decide, measure
+from clinome.imaging.pace import Pace, decide, measure
 from clinome.imaging.patches import UNKNOWN, Case, Patches, PatchPreparation, case_digest, prepare
 from clinome.imaging.segmenter import SegmenterRecipe, finished, labels_of, predict, save_segmenter
 from clinome.nn.segmentation_losses import border_weights, over_levels
 from clinome.train.batches import Draw, Drawn, Fetch, example_generator, permutation
-from clinome.train.devices import reproducible
+from clinome.train.devices import Mode, reproducible
+from clinome.train.hooks import Clock
 from clinome.train.loop import Objective, Settings, fit
 from clinome.train.muon import Muon
 from clinome.train.schedules import warm_cosine
@@ -133,7 +134,7 @@ def train_segmenter(
     folder, preparation, begun = Path(folder), preparation or PatchPreparation(), time.perf_counter()
     _check(held_out, config, structures)
     digests = [case_digest(case) for case in held_out]
-    key = fingerprint(network.__name__, config, recipe, preparation, list(structures), threads, device, digests, repr(loss))
+    key = fingerprint(network.__name__, config, recipe, preparation, list(structures), threads, device, digests, _named(loss))
     work = folder / "work" / key
     sides: list[dict[str, Any]] = []
     patches = prepare(_noted(training, "train", sides), work, preparation, classes=len(structures) + 1)
@@ -347,6 +348,7 @@ def _finish(state: State, job: _Job, judged: Sequence[Case], folder: Path, about
         "threshold": threshold,
         "held_out_dice": dice,
         "history": state.history,
+        "precision": (state.mode or Mode()).words,
     }
     save_segmenter(folder, model, about, **state.hooks[0].saved())
 
@@ -375,6 +377,13 @@ def _check(held_out: Sequence[Case], config: Any, structures: Sequence[str]) -> 
             got=f"{len(held_out)} images",
             do="they give the threshold and the curve",
         )
+
+
+def _named(loss: Any) -> Any:
+    """Return what tells a loss from another in any process: a function's address does not."""
+    if isinstance(loss, partial):
+        return [_named(loss.func), [repr(one) for one in loss.args], {name: repr(one) for name, one in loss.keywords.items()}]
+    return f"{loss.__module__}.{loss.__qualname__}" if hasattr(loss, "__qualname__") else repr(loss)
 
 
 def _noted(cases: Iterable[Case], split: str, sides: list[dict[str, Any]]) -> Iterator[Case]:

@@ -30,7 +30,7 @@ from clinome.imaging.prediction import Recipe
 from clinome.imaging.targets import Coded, decode, loss
 from clinome.nn.weights import Report, load_weights
 from clinome.train.batches import Drawn, example_generator, permutation
-from clinome.train.devices import reproducible
+from clinome.train.devices import Mode, reproducible
 from clinome.train.hooks import Clock
 from clinome.train.loop import Settings, Validate, fit
 from clinome.train.schedules import steps_down, warm_cosine
@@ -132,13 +132,12 @@ def fit_network(
 
 def _told(state: State, watched: str | None, loaded: Report | None) -> dict[str, Any]:
     """Return what :class:`Fitted` holds of a training."""
-    low, last = state.mode or (False, False)
     return {
         "records": state.history,
         "kept": state.best.step if state.best is not None else state.step,
         "steps": state.step,
         "watched": watched,
-        "precision": ("bfloat16" if low else "float32") + (", channels last" if last else ""),
+        "precision": (state.mode or Mode()).words,
         "device": next(state.model.parameters()).device.type,
         "parameters": sum(one.numel() for one in state.model.parameters()),
         "weights": None

@@ -81,7 +81,7 @@ def _predicted(folder: Path) -> Quantities | None:
         if known
         else ""
     )
-    heads = ("Prediction", "Images", "Mean", "Deviation", "5 %", "Median", "95 %")
+    heads = ("Prediction", "Images", "Mean", "Deviation", "5 %", "Median", "95 %")
     return Quantities("Predictions", about, tuple(plots), "Numbers in their unit; classes by their probability", heads, tuple(rows))
 
 
@@ -112,7 +112,7 @@ def _measured(folder: Path) -> Quantities | None:
         values = people[name].cast(pl.Float64).fill_nan(None)
         icc = [decimals(repeats.get((name, measure)), 2) for measure in ("left_right_icc", "test_retest_icc")]
         rows.append((f"{name} ({row['unit']})", whole(row["people"]), *_spread(values), whole(row["flagged"]), *icc))
-    heads = ("Trait", "People", "Mean", "Deviation", "5 %", "Median", "95 %", "Flagged", "Left–right ICC", "Test–retest ICC")
+    heads = ("Trait", "People", "Mean", "Deviation", "5 %", "Median", "95 %", "Flagged", "Left–right ICC", "Test–retest ICC")
     first = traits.row(0, named=True) if traits.height else None
     rule = (
         f" Repeats of one side at one visit: {first['repeats']}; visits: {first['visits']}; sides: {first['eyes']}."

@@ -112,7 +112,11 @@ def results(folder: Path) -> Results | None:
     of = pl.col("target") if by_target else pl.col("subgroup").str.strip_prefix("structure=")
     found = []
     for (name,), rows in metrics.with_columns(of.alias("_of")).group_by("_of", maintain_order=True):
-        one = _judged("mean of the structures" if name == "all" else str(name), rows, _threshold(about, str(name), by_target))
+        one = _judged(
+            "mean of the structures" if name == "all" else str(name),
+            rows,
+            _threshold(about, str(name), by_target, rows["predictor"].n_unique() > 1),
+        )
         if one is not None:
             found.append(one)
     if not found:
@@ -192,7 +196,7 @@ def _verdicts(gains: dict[str, Estimate]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _threshold(about: dict[str, Any], name: str, by_target: bool) -> str | None:
+def _threshold(about: dict[str, Any], name: str, by_target: bool, floors: bool) -> str | None:
     """Say from which probability on a row (a pixel) is called positive, and where that comes from."""
     if not by_target:
         value = about.get("threshold")
@@ -205,7 +209,7 @@ def _threshold(about: dict[str, Any], name: str, by_target: bool) -> str | None:
     classes: list[str] = next((one["classes"] for part in about["targets"].values() for one in part if one["name"] == name), [])
     of = f" of the probability of “{classes[-1]}”" if classes else ""
     why = (about.get("thresholds_from") or {}).get(name, "")
-    return f"{plain(value)}{of}; {why}"
+    return f"{plain(value)}{of}; {why}{'. Every floor has one of its own, chosen alike' if floors else ''}"
 
 
 def _whom(metrics: pl.DataFrame, folder: Path) -> tuple[str, tuple[str, ...]]:

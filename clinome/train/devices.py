@@ -29,6 +29,11 @@ class Mode(NamedTuple):
     bfloat16: bool = False
     channels_last: bool = False
 
+    @property
+    def words(self) -> str:
+        """Say it: 'bfloat16, channels last'."""
+        return ("bfloat16" if self.bfloat16 else "float32") + (", channels last" if self.channels_last else "")
+
 
 @contextmanager
 def reproducible(threads: int) -> Iterator[None]:
