@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from clinome.core.provenance import checksum
 from clinome.core.schema import METRICS, OVERLAPS, PREDICTIONS
 from clinome.report.drawing import Axis, axis, axis_mark, interval_mark
 from clinome.report.numbers import decimals, plain, whole
@@ -109,6 +110,8 @@ def results(folder: Path) -> Results | None:
         return None
     about = json_object(folder, "predictor.json") or json_object(folder, "segmenter/segmenter.json")
     by_target = "target" in metrics.columns and metrics["target"].null_count() < metrics.height
+    if by_target:
+        metrics = metrics.filter(pl.col("subgroup") == "all")
     of = pl.col("target") if by_target else pl.col("subgroup").str.strip_prefix("structure=")
     found = []
     for (name,), rows in metrics.with_columns(of.alias("_of")).group_by("_of", maintain_order=True):
@@ -123,6 +126,7 @@ def results(folder: Path) -> Results | None:
         return None
     warnings = [f"{one.name}: {line}" for one in found for line in one.verdicts if line.startswith(("not", "worse"))]
     whom, warning = _whom(metrics, folder)
+    warning = (*_mixed(about, folder), *warning)
     headline = [(f"{one.measure}, {one.name}", one.model.reached.words(one.digits)) for one in found[:3]]
     people = max((one.people or 0 for one in found), default=0)
     return Results(tuple(found), whom, (*headline, ("people judged", whole(people or None))), (*warning, *warnings))
@@ -133,7 +137,9 @@ def _judged(name: str, rows: pl.DataFrame, threshold: str | None) -> Judged | No
     if measure is None:
         return None
     estimates = {(row["name"], row["predictor"]): _estimate(row) for row in rows.iter_rows(named=True)}
-    predictors = [who for who in rows["predictor"].unique(maintain_order=True) if " against " not in who]
+    named = rows["predictor"].unique(maintain_order=True).to_list()
+    judged = next((who.split(" against ")[0] for who in named if " against " in who), "model")
+    predictors = sorted((who for who in named if " against " not in who), key=lambda who: who != judged)
     model = predictors[0]
     reached = {who: estimates[measure, who] for who in predictors if (measure, who) in estimates}
     gains = {who: estimates.get((f"gain:{measure}", f"{model} against {who}")) for who in predictors}
@@ -210,6 +216,15 @@ def _threshold(about: dict[str, Any], name: str, by_target: bool, floors: bool) 
     of = f" of the probability of “{classes[-1]}”" if classes else ""
     why = (about.get("thresholds_from") or {}).get(name, "")
     return f"{plain(value)}{of}; {why}{'. Every floor has one of its own, chosen alike' if floors else ''}"
+
+
+def _mixed(about: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    """Return a warning where a table is not the one that the predictor was saved with."""
+    for name, sha256 in (about.get("tables") or {}).items():
+        path = folder / f"{name}.parquet"
+        if path.is_file() and checksum(path) != sha256:
+            return (f"{path.name} is not of the predictor in this folder: a training was stopped while it wrote. Run it again.",)
+    return ()
 
 
 def _whom(metrics: pl.DataFrame, folder: Path) -> tuple[str, tuple[str, ...]]:
