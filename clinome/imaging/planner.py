@@ -41,14 +41,8 @@ _SHARE = 0.05  # of the training data's voxels in a batch at most
 _STEPS = 250_000  # of nnU-Net: 1,000 rounds of 250
 _PASSES = 6  # over the training data at least, or the network is narrowed: on hippocampus seven were enough for 16 channels
 _LEAST_CHANNELS = 8  # in and out, of weights that Muon takes for matrices
-_ENOUGH, _SMALL = (
-    1_000,
-    128,
-)  # steps, below which sides above 128 are halved: in a minute on DRIVE sides of 128 gave Dice .72, 512 .32
-_CORE, _GPU = (
-    1.3e11,
-    2e13,
-)  # operations a second of training in bfloat16: of one AMD EPYC core, measured; of a GPU, on the safe side
+_ENOUGH, _SMALL = 1_000, 128  # steps, below which large patches are halved down to 128 (DRIVE, one minute: Dice .32 to .72)
+_CORE, _GPU = 1.3e11, 2e13  # operations a second in bfloat16: of one AMD EPYC core, measured; of a GPU, on the safe side
 _FEW = 10_000  # steps, below which batches of two: more steps then teach more than steadier ones
 
 

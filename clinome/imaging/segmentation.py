@@ -380,10 +380,11 @@ def _check(held_out: Sequence[Case], config: Any, structures: Sequence[str]) -> 
 
 
 def _named(loss: Any) -> Any:
-    """Return what tells a loss from another in any process: a function's address does not."""
+    """Return what tells a loss from another: of a module's function its name, the same in any process; of a closure its address."""
     if isinstance(loss, partial):
         return [_named(loss.func), [repr(one) for one in loss.args], {name: repr(one) for name, one in loss.keywords.items()}]
-    return f"{loss.__module__}.{loss.__qualname__}" if hasattr(loss, "__qualname__") else repr(loss)
+    name = getattr(loss, "__qualname__", "<")
+    return repr(loss) if "<" in name else f"{loss.__module__}.{name}"
 
 
 def _noted(cases: Iterable[Case], split: str, sides: list[dict[str, Any]]) -> Iterator[Case]:

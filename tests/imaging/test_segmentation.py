@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,18 @@ def test_loss_that_counts_hard_pixels_and_borders_more(tmp_path: Path, monkeypat
         replace(RECIPE, focal=-1.0)
     with pytest.raises(StudyError, match="seconds of a recipe is out of range"):
         replace(RECIPE, seconds=0.0)
+
+
+def test_a_loss_of_ones_own_is_told_by_its_name_and_arguments_in_any_process() -> None:
+    def closure(dice: float) -> object:
+        return lambda output, target: dice * over_levels(output, target)
+
+    half, quarter = (segmentation._named(partial(over_levels, dice=dice)) for dice in (0.5, 0.25))
+    assert half == ["clinome.nn.segmentation_losses.over_levels", [], {"dice": "0.5"}]
+    assert half != quarter
+    one, other = closure(0.5), closure(0.25)
+    assert segmentation._named(one) != segmentation._named(other)  # nothing tells them apart but where they are
+    assert segmentation._named(None) == "None"
 
 
 def test_families_and_copies_on_both_sides_are_refused_without_the_word(tmp_path: Path) -> None:
