@@ -16,13 +16,14 @@ from clinome.core.progress import say
 from clinome.core.schema import COUNTS, RELIABILITY, check
 from clinome.evaluate.calibration import calibration, calibration_curve
 from clinome.evaluate.floors import compare_with_floors
-from clinome.evaluate.measuring import Metric, additive, measure, metrics_table
+from clinome.evaluate.measuring import RESAMPLES, Metric, additive, metric_row, metrics_table
 from clinome.evaluate.outcomes import Outcome, class_names, outcome
 from clinome.evaluate.subgroups import subgroups
 from clinome.evaluate.thresholds import threshold_of
 from clinome.imaging.pictures import Images
 from clinome.imaging.pixel_floors import pixel_floors
 from clinome.imaging.targets import Coded, Target
+from clinome.stats.resampling import bootstrap, participant_codes
 
 FOLD = "fold_"  # how the splits of a cross-fitting begin
 GROUPS = ("sex", "age", "site", "scanner", "modality", "laterality")  # columns that subgroups are made of where they are there
@@ -171,18 +172,28 @@ def by_group(
 def gains_of_masks(model: pl.DataFrame, floor: pl.DataFrame, *, floor_name: str, split: str, seed: int = 0) -> pl.DataFrame:
     """Return by how much a segmenter's Dice is above a floor's on the same images, paired by person: METRICS named 'gain:dice'.
 
-    ``model`` and ``floor`` are ``core.schema.OVERLAPS`` of the same images; ``subgroup`` is ``structure=<name>``.
+    ``model`` and ``floor`` are ``core.schema.OVERLAPS`` of the same images; an image counts where a structure is in the truth or in
+    both predictions. ``subgroup`` is ``structure=<name>``, and of several structures 'all' for the mean of their means, as in
+    :func:`clinome.evaluate.segmentation.segmentation`.
     """
-    both = model.join(floor, on=["example_id", "structure"], suffix="_floor", maintain_order="left")
-    mean = Metric("gain:dice", additive(lambda gain, _: gain[:, None].astype(np.float64), lambda s, n: s[:, 0] / n))
-    tables = [metrics_table([])]
-    for (name,), rows in both.group_by("structure", maintain_order=True):
-        rows = rows.drop_nulls(["dice", "dice_floor"])
-        if rows.height:
-            gain, people = (rows["dice"] - rows["dice_floor"]).to_numpy(), rows["participant_id"].to_numpy()
-            about = {"predictor": f"model against {floor_name}", "split": split, "subgroup": f"structure={name}", "seed": seed}
-            tables.append(measure((mean,), gain, gain, participants=people, **about))  # type: ignore[arg-type]
-    return pl.concat(tables)
+    both = model.join(floor, on=["example_id", "structure"], suffix="_floor", maintain_order="left").drop_nulls(
+        ["dice", "dice_floor"]
+    )
+    if not both.height:
+        return metrics_table([])
+    person, n = participant_codes(both["participant_id"].to_numpy(), both.height)
+    gain, structure = (both["dice"] - both["dice_floor"]).to_numpy(), both["structure"].to_numpy()
+    names = both["structure"].unique(maintain_order=True).to_list()
+    of = [_MEAN.prepare(gain[here], gain[here], person[here], n) for here in (structure == name for name in names)]
+    draws = bootstrap([one.of for one in of], n, resamples=RESAMPLES, seed=seed)
+    found = [(f"structure={name}", one.value, draws[:, k]) for k, (name, one) in enumerate(zip(names, of, strict=True))]
+    found += [("all", float(np.mean([one.value for one in of])), draws.mean(axis=1))] if len(names) > 1 else []
+    who = f"model against {floor_name}"
+    rows = [metric_row("gain:dice", value, drawn, n, predictor=who, split=split, subgroup=group) for group, value, drawn in found]
+    return metrics_table(rows)
+
+
+_MEAN = Metric("mean", additive(lambda values, _: values[:, None].astype(np.float64), lambda s, n: s[:, 0] / n))
 
 
 def counts(examples: pl.DataFrame, targets: Sequence[Target]) -> pl.DataFrame:

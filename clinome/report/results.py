@@ -155,7 +155,7 @@ def _judged(name: str, rows: pl.DataFrame, threshold: str | None) -> Judged | No
         rows=made,
         scale=axis_mark(scale),
         gain_scale=axis_mark(gain_scale) if any(gains.values()) else "",
-        verdicts=_verdicts({who: gain for who, gain in gains.items() if gain is not None}),
+        verdicts=_verdicts({who: gain for who, gain in gains.items() if gain is not None}, alone=len(predictors) == 1),
         threshold=threshold,
         predictors=tuple(predictors),
         measures=tuple((in_words(one), tuple(estimates.get((one, who)) for who in predictors)) for one in names),
@@ -183,13 +183,13 @@ def in_words(name: str) -> str:
     return f"{said} of {of}" if of else said
 
 
-def _verdicts(gains: dict[str, Estimate]) -> tuple[str, ...]:
+def _verdicts(gains: dict[str, Estimate], *, alone: bool) -> tuple[str, ...]:
     """Say over which floors the gain is shown, over which not, and over which there is none."""
     better = [who for who, one in gains.items() if one.lower is not None and one.lower > 0]
     worse = [who for who, one in gains.items() if one.upper is not None and one.upper < 0]
     unknown = [who for who, one in gains.items() if one.lower is None or one.upper is None]
     open_ = [who for who in gains if who not in (*better, *worse, *unknown)]
-    said = [] if gains else ["not compared with anything: no floor was computed beside it."]
+    said = ["not compared with anything: no floor was computed beside it."] if alone else []
     if better:
         whom = "every floor" if len(better) == len(gains) else ", ".join(f"“{who}”" for who in better)
         said.append(f"better than {whom}: the 95 % interval of the paired gain lies above 0.")
@@ -242,5 +242,5 @@ def _whom(metrics: pl.DataFrame, folder: Path) -> tuple[str, tuple[str, ...]]:
         return f"Judged on all {n}in folds: each was predicted by networks that learnt from other people.", ()
     if split == ["validation"]:
         warning = "There is no test split: results are of the validation split, on which the training was watched, and may flatter."
-        return f"Judged on the {n}of the split “validation”, which no network learnt from.", (warning,)
-    return f"Judged on the {n}of the split “{', '.join(split)}”: nothing was learnt or chosen on them.", ()
+        return f"Judged on the {f'{n}of the ' if n else ''}split “validation”, which no network learnt from.", (warning,)
+    return f"Judged on the {f'{n}of the ' if n else ''}split “{', '.join(split)}”, of which nothing was learnt or chosen.", ()

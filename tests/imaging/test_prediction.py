@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from clinome.core.errors import CohortError, FormatError, TraitError
 from clinome.imaging import supervised
 from clinome.imaging.geometry import Spread, still
-from clinome.imaging.judging import Cut, measured, threshold
+from clinome.imaging.judging import Cut, gains_of_masks, measured, threshold
 from clinome.imaging.models import multi_view, resnet
 from clinome.imaging.pictures import Preparation, prepared
 from clinome.imaging.prediction import Recipe, predict, read_predictor, train_predictor
@@ -290,6 +290,30 @@ def test_r2_in_folds_compares_with_what_each_fold_knew(tmp_path: Path) -> None:
     centre = (len(one) * two.mean() + len(two) * one.mean()) / 40
     every = people["size"].to_numpy()
     assert value(metrics, "r2", "size") == pytest.approx(1 - ((every - 5) ** 2).sum() / ((every - centre) ** 2).sum())
+
+
+def test_gains_of_masks_are_paired_and_averaged_over_structures() -> None:
+    generator = np.random.default_rng(2)
+    rows = [(f"e{k}", f"p{k // 2}", name, "both") for k in range(30) for name in ("a", "b")]
+    overlaps = pl.DataFrame(rows, schema=["example_id", "participant_id", "structure", "state"], orient="row")
+    floor = overlaps.with_columns(dice=pl.Series(generator.uniform(0.2, 0.8, 60)))
+    model = floor.with_columns(
+        dice=pl.col("dice") + pl.when(structure="a").then(0.1).otherwise(pl.lit(generator.normal(0, 0.2, 60)))
+    )
+    model = model.with_columns(
+        dice=pl.when((pl.col("example_id") == "e3") & (pl.col("structure") == "b")).then(None).otherwise("dice")
+    )
+    found = gains_of_masks(model, floor, floor_name="mean shape", split="test")
+    assert found["subgroup"].to_list() == ["structure=a", "structure=b", "all"]
+    a, b, every = found.iter_rows(named=True)
+    assert (a["value"], a["lower"], a["upper"]) == pytest.approx((0.1, 0.1, 0.1))  # whatever the images: the pair is what counts
+    of_b = (model["dice"] - floor["dice"]).filter(model["structure"] == "b").drop_nulls()
+    assert len(of_b) == 29
+    assert b["value"] == pytest.approx(of_b.mean())
+    assert b["lower"] < b["value"] < b["upper"]
+    assert every["value"] == pytest.approx((a["value"] + b["value"]) / 2)
+    assert set(found["predictor"]) == {"model against mean shape"}
+    assert gains_of_masks(model.head(0), floor.head(0), floor_name="x", split="test").height == 0
 
 
 def test_copies_are_told_by_their_looks(tmp_path: Path) -> None:

@@ -108,6 +108,12 @@ def test_what_was_judged_on_validation_or_in_folds_is_said(folder: Path, tmp_pat
     found = results(copy)
     assert found is not None
     assert found.whom.startswith("Judged on all 50 examples in folds")
+    (copy / "predictions.parquet").unlink()
+    metrics.filter(pl.col("predictor") == "model").write_parquet(copy / "metrics.parquet")
+    found = results(copy)
+    assert found is not None
+    assert found.whom == "Judged on the split “test”, of which nothing was learnt or chosen."
+    assert found.warnings[0] == "kind: not compared with anything: no floor was computed beside it."
 
 
 def test_the_network_stands_first_whatever_it_is_called(folder: Path, tmp_path: Path) -> None:
