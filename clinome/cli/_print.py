@@ -43,8 +43,8 @@ def print_metrics(metrics: pl.DataFrame) -> None:
     """Print, for each target or structure, the first measure of the model and of every floor, with its interval and the gain."""
     import polars as pl
 
-    by = "target" if "target" in metrics.columns else "subgroup"
-    for (what,), of_what in metrics.group_by(by, maintain_order=True):
+    what_of = pl.coalesce("target", "subgroup").str.replace("structure=", "", literal=True)
+    for (what,), of_what in metrics.group_by(what_of, maintain_order=True):
         name = next((one for one in MAIN if (of_what["name"] == one).any()), None)
         if name is None:
             continue

@@ -123,7 +123,7 @@ def own_folder(path: str | Path, by: str) -> Path:
     path = usable_folder(path)
     mark = path / "made_by.json"
     held = json.loads(mark.read_text(encoding="utf-8"))["by"] if mark.exists() else by
-    if held != by:
+    if held != by and any(one != mark for one in path.iterdir()):
         do = "name another folder with --out, or remove this one"
         raise OutputError("the folder holds results of another kind", where=path, got=held, expected=by, do=do)
     write_json(mark, {"by": by})

@@ -1,107 +1,120 @@
-"""`clinome segment`: NIfTI and DICOM-SEG say the same, each in its source's place; what cannot carry the one that is asked for."""
+"""`clinome train --structures`, `clinome segment` and `clinome measure` one after the other, and what each refuses."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import polars as pl
-import pydicom
 import pytest
-import torch
+from PIL import Image
+from toolkit.masked import OBLIQUE, blocks
 
-from clinome.formats.nifti import write_nifti
-from clinome.imaging.dicom_seg import read_dicom_seg
-from clinome.imaging.models import unet3d
-from clinome.imaging.patches import PatchPreparation
-from clinome.imaging.scan import read_scan
-from clinome.imaging.segmenter import SegmenterRecipe, save_segmenter
 from tests.toolkit.command import say
-from tests.toolkit.dicom import MR, save_slices, slices
-
-AFFINE = np.array([[0.0, 0.0, 2.5, -9.0], [0.5, 0.0, 0.0, 4.0], [0.0, -0.5, 0.0, 30.0], [0.0, 0.0, 0.0, 1.0]])  # sagittal
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A segmenter of two structures with weights as drawn: what it finds is arbitrary, and there is something of each."""
-    folder = tmp_path_factory.mktemp("segmenter")
-    torch.manual_seed(31)
-    config = unet3d.Config.nnunet(1, 3, (4, 8), halvings=((2, 2, 2),), kernels=((3, 3, 3),) * 2)
-    about = {
-        "structures": ["anterior", "posterior"],
-        "recipe": asdict(SegmenterRecipe((8, 8, 8))),
-        "preparation": asdict(PatchPreparation()),
-        "threshold": None,
-        "key": "drawn",
-    }
-    save_segmenter(folder, unet3d.Model(config), about, cpu_seconds=0.0)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two series, whose files are not in the order of their slices, and a NIfTI file."""
-    folder, generator = tmp_path_factory.mktemp("scans"), np.random.default_rng(1)
-    for name, order in (("one", [3, 5, 0, 1, 4, 2]), ("two", [0, 1, 2, 3, 4, 5])):
-        values = generator.integers(0, 900, (6, 10, 9)).astype(np.int16)
-        about = {"SeriesInstanceUID": f"1.2.3.{len(order)}.{order[0]}"}
-        save_slices(slices(values, AFFINE, sop_class=MR, modality="MR", **about), folder / name, order)
-    write_nifti(folder / "three.nii.gz", generator.normal(size=(9, 10, 6)).astype(np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
-    rows = [(name, f"P{name}", path) for name, path in (("one", "one"), ("two", "two"), ("three", "three.nii.gz"))]
-    pl.DataFrame(rows, schema=["image_id", "participant_id", "path"], orient="row").write_csv(folder / "scans.csv")
-    return folder
+    return blocks(tmp_path_factory.mktemp("scans"), 12)
 
 
-def test_dicom_seg_holds_what_nifti_holds_and_refers_to_its_series(
-    model: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_from_masks_drawn_to_volumes_of_people(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["segment", "--model", model, "--images", scans / "scans.csv"]
-    shown = say([*words, "--out", tmp_path / "nifti"], monkeypatch, capsys)
+    words = ["train", "--images", scans, "--structures", "front,back", "--minutes", "0.05", "--threads", 1, "--quiet"]
+    shown = say([*words, "--out", tmp_path / "model"], monkeypatch, capsys)
     assert shown.code == 0, shown.err
-    assert "3 images segmented" in shown.out
-    shown = say([*words, "--format", "dicom-seg", "--out", tmp_path / "seg"], monkeypatch, capsys)
-    assert shown.code == 0, shown.err
-    assert "2 images segmented" in shown.out
-    assert "1 of 3 images set aside: 1 × a segmentation can be written as DICOM only onto a scan of a DICOM series" in shown.out
-    found = pl.read_parquet(tmp_path / "seg" / "segmentations.parquet")
-    assert found["mask_path"].to_list() == ["masks/one.dcm", "masks/two.dcm"]
-    for name in ("one", "two"):
-        scan, written = read_scan(scans / name), tmp_path / "seg" / "masks" / f"{name}.dcm"
-        again = read_dicom_seg(written, scan)
-        labels = read_scan(tmp_path / "nifti" / "masks" / f"{name}.nii.gz").values
-        assert set(np.unique(labels)) == {0, 1, 2}
-        np.testing.assert_array_equal(again.scan.values, labels)
-        assert again.names == {1: "anterior", 2: "posterior"}
-        refers = pydicom.dcmread(written).ReferencedSeriesSequence[0]
-        assert refers.SeriesInstanceUID == scan.series
-        files = {pydicom.dcmread(file).SOPInstanceUID for file in (scans / name).iterdir()}
-        assert {item.ReferencedSOPInstanceUID for item in refers.ReferencedInstanceSequence} <= files
+    for structure in ("front", "back"):
+        for who in ("model", "mean shape"):
+            assert re.search(rf"^{structure}: dice +0\.\d{{3}}  .* {who}$", shown.out, re.MULTILINE), shown.out
+    assert f"report: {tmp_path / 'model' / 'report.html'}" in shown.out
+    assert (tmp_path / "model" / "segmenter" / "segmenter.json").exists()
 
-    volumes = []
-    for kind in ("nifti", "seg"):  # what is measured of either is the same
-        table = pl.read_parquet(tmp_path / kind / "segmentations.parquet").filter(pl.col("image_id") != "three")
-        table.write_parquet(tmp_path / kind / "two.parquet")
-        images, out = ["--images", tmp_path / kind / "two.parquet"], tmp_path / f"volumes_{kind}"
+    new = tmp_path / "new"
+    new.mkdir()
+    for k in range(3):
+        (new / f"sub-{k}.nii.gz").write_bytes((scans.parent / f"{k}.nii.gz").read_bytes())
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(new / "sub-9.png")
+    words = ["segment", "--model", tmp_path / "model" / "segmenter", "--images", new, "--out", tmp_path / "masks", "--quiet"]
+    shown = say(words, monkeypatch, capsys)
+    assert shown.code == 0, shown.err
+    assert f"3 images segmented: {tmp_path / 'masks' / 'segmentations.parquet'}" in shown.out
+    assert "1 of 4 images set aside: 1 × an image is not of the kind the network was trained on; see " in shown.out
+    made = pl.read_parquet(tmp_path / "masks" / "segmentations.parquet")
+    assert made["participant_id"].to_list() == ["0", "1", "2"]  # BIDS names people
+
+    table = tmp_path / "masks" / "segmentations.parquet"
+    for words in (["--images", table], ["--images", new, "--masks", table]):
+        out = tmp_path / f"volumes{len(words)}"
         shown = say(
-            ["measure", *images, "--structure", "volumes", "--names", "anterior,posterior", "--out", out], monkeypatch, capsys
+            ["measure", *words, "--structure", "volumes", "--names", "front,back", "--out", out, "--quiet"], monkeypatch, capsys
         )
         assert shown.code == 0, shown.err
-        volumes.append(pl.read_parquet(out / "measurements.parquet").filter(trait="volume"))
-    assert volumes[0].height == 6
-    assert volumes[0].equals(volumes[1])
+        measured = pl.read_parquet(out / "measurements.parquet").filter(structure="front", trait="volume")
+        for image, value in measured.select("image_id", "value").rows():
+            mask = nibabel.load(tmp_path / "masks" / "masks" / f"{image}.nii.gz").get_fdata()
+            assert value == pytest.approx((mask == 1).sum() * abs(np.linalg.det(OBLIQUE[:3, :3])), rel=0.02)
+        assert measured.height == 3
 
 
-def test_when_no_source_is_dicom_the_reason_is_said(
-    model: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_segment_refuses(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pl.read_csv(scans / "scans.csv").filter(pl.col("image_id") == "three").with_columns(
-        path=str(scans) + "/" + pl.col("path")
-    ).write_csv(tmp_path / "scans.csv")
-    words = ["segment", "--model", model, "--images", tmp_path / "scans.csv", "--format", "dicom-seg", "--out", tmp_path / "out"]
-    shown = say(words, monkeypatch, capsys)
-    assert shown.code == 1
-    assert "no image can be segmented" in shown.err
-    assert "a segmentation can be written as DICOM only onto a scan of a DICOM series" in shown.err
-    assert "a file that is not DICOM" in shown.err
+    def refused(*words: object) -> str:
+        shown = say(["segment", *words, "--out", tmp_path / "out"], monkeypatch, capsys)
+        assert shown.code == 1
+        return shown.err
+
+    assert refused("--model", scans.parent, "--images", scans) == (
+        "error: this folder holds no segmenter\n"
+        f"  where:    {scans.parent}\n"
+        "  do:       name the folder `segmenter` in what `clinome train` wrote\n"
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "segmenter.json").write_text("{")
+    assert refused("--model", tmp_path / "model", "--images", scans).startswith("error: this folder holds no segmenter\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_train_refuses(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*words: object) -> str:
+        shown = say(["train", "--out", tmp_path / "out", *words], monkeypatch, capsys)
+        assert shown.code == 1
+        return shown.err.splitlines()[0]
+
+    assert refused("--images", scans, "--structures", "front,front") == "error: structures are one or more different names"
+    assert refused("--images", scans, "--structures", "front", "--folds", 3) == (
+        "error: folds are for [predict]; a segmenter takes the shares validation and test"
+    )
+    assert refused("--images", scans, "--structures", "front", "--minutes", 0) == "error: minutes is out of range"
+    assert refused("--images", scans, "--structures", "front") == (
+        "error: no image of the split 'train' can be read with its mask"  # which holds a second label
+    )
+    pl.read_parquet(scans).drop("mask_path").write_csv(tmp_path / "bare.csv")
+    absolute = pl.read_csv(tmp_path / "bare.csv").with_columns(path=str(scans.parent) + "/" + pl.col("path"))
+    absolute.write_csv(tmp_path / "bare.csv")
+    assert (
+        refused("--images", tmp_path / "bare.csv", "--structures", "front") == "error: the images table has no column 'mask_path'"
+    )
+    assert refused("--images", scans, "--classes", "sex") == "error: the images table has no column 'sex'"
+    assert refused("--images", scans) == "error: there is nothing to predict"
+    assert refused("--images", scans, "--classes", "sex", "--network", "vgg") == "error: there is no such network"
+    assert (
+        refused("--images", scans, "--classes", "sex", "--allow", "copies") == "error: there is no such check of leakage to allow"
+    )
+
+
+def test_an_empty_folder_holds_no_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    words = ["--images", tmp_path / "empty", "--out", tmp_path / "out"]
+    for command in (["train", "--structures", "front"], ["measure", "--structure", "disc"]):
+        shown = say([*command, *words], monkeypatch, capsys)
+        assert shown.code == 1
+        assert shown.err.startswith("error: the folder holds no image\n")

@@ -1,0 +1,78 @@
+"""`clinome reproduce`: the list, one small result, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from toolkit.published import small
+
+from clinome.studies.reproducing import claims, names
+from tests.toolkit.command import say
+
+
+def test_all_are_listed_with_their_claims(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = say(["reproduce"], monkeypatch, capsys)
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == names()
+    told = {(claim.name, claim.evidence) for name in names() for claim in claims(name)}
+    assert len([line for line in lines if line.startswith("  ")]) == sum(len(claims(name)) for name in names())
+    for claim, evidence in told:
+        assert any(line.split("found")[0].strip() == claim and f" {evidence}; published: " in line for line in lines), claim
+    assert not [line for line in lines if "reproduced" in line and " same data;" not in line]
+    line = next(line for line in lines if line.startswith("  found_of_100_at_5000_people"))
+    assert re.fullmatch(
+        r"  found_of_100_at_5000_people +found +\d+  bar +29  (met|missed) +protocol, simulated; published: 29 \(checked\)", line
+    )
+
+
+@pytest.mark.slow
+def test_a_small_one(
+    real_data: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = small("xie_2024", real_data, tmp_path_factory).folder  # made once for all tests: what is there is not made again
+    shown = say(["reproduce", "xie_2024", "--small", "--out", folder, "--threads", 1, "--quiet"], monkeypatch, capsys)
+    assert shown.code == 0, shown.err
+    first, second, last = shown.out.splitlines()
+    assert re.match(r"  loci_in_both_eyes +found +\d+  bar +1 ", first)
+    assert re.match(r"  false_in_both_eyes +found +0  bar +0 ", second)
+    assert "met" not in shown.out.replace("method", "")  # so small a run meets and misses nothing
+    assert last == "(the small version shows that all works; it is too small to be held against bars and published numbers)"
+
+    shown = say(["reproduce", "xie_2024", "--out", folder], monkeypatch, capsys)  # the whole one does not go on from the small one
+    assert shown.code == 1
+    assert shown.err == (
+        "error: the folder holds results of another kind\n"
+        f"  where:    {folder}\n"
+        "  got:      clinome reproduce xie_2024 --small\n"
+        "  expected: clinome reproduce xie_2024\n"
+        "  do:       name another folder with --out, or remove this one\n"
+    )
+
+
+def test_what_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = say(["reproduce", "isensee_2020"], monkeypatch, capsys)
+    assert shown.code == 1
+    assert shown.err == (f"error: there is no such published result\n  got:      isensee_2020\n  expected: {', '.join(names())}\n")
+    out = tmp_path / "out"
+    shown = say(["reproduce", "isensee_2021", "--out", out], monkeypatch, capsys)
+    assert shown.code == 1
+    assert shown.err == (
+        "error: this result needs the data set 'msd-hippocampus'\n  do:       name the folder that holds it with --data\n"
+    )
+    (tmp_path / "other").mkdir()
+    for data in (tmp_path / "other", tmp_path / "nowhere"):
+        shown = say(["reproduce", "poplin_2018", "--data", data, "--out", out], monkeypatch, capsys)
+        assert shown.code == 1
+        assert shown.err == (
+            "error: the folder does not hold the data set 'oasis1-slices'\n"
+            f"  where:    {data}\n"
+            "  expected: slices.tar, subjects.csv\n"
+        )
+    assert not out.exists()
