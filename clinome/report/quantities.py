@@ -4,7 +4,8 @@
     segmentations.parquet                    how certain the outlines are, and images in which nothing was found
     phenotypes + measured_traits (+ quality) each trait: people, spread, how well it repeats
 
-Of traits the 5 % and 95 % quantiles are shown and not the ends, which are single people.
+The 5 % and 95 % quantiles are shown and not the ends, which are single people; of fewer than ten people there is nothing but
+their number.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import polars as pl
 
 from clinome.core.schema import MASKS, MEASURED_TRAITS, METRICS, PHENOTYPES, PREDICTIONS, QUALITY
 from clinome.report.drawing import histogram
-from clinome.report.numbers import decimals, plain, whole
+from clinome.report.numbers import NOTHING, decimals, plain, whole
 from clinome.report.reading import table
 
-_FEWEST = 10  # people or images of whom a histogram is drawn
+_FEWEST = 10  # people or images of whom numbers are shown
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ def quantities(folder: Path) -> Quantities | None:
 
 
 def _spread(values: pl.Series) -> tuple[str, ...]:
-    """Return mean, standard deviation, and the 5 %, 50 % and 95 % quantiles in words."""
+    """Return mean, standard deviation, and the 5 %, 50 % and 95 % quantiles in words; nothing of fewer than ten."""
+    if values.len() - values.null_count() < _FEWEST:
+        return (NOTHING,) * 5
     numbers = [values.mean(), values.std(), *(values.quantile(q, "linear") for q in (0.05, 0.5, 0.95))]
     return tuple(plain(number) for number in numbers)
 

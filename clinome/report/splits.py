@@ -1,10 +1,11 @@
 """The images behind a result: how many were read, set aside and why, without a target, in which split; and what leaked.
 
-Identifiers stay in the tables: ``leakage.parquet`` and ``set_aside.parquet`` name the images, the page counts them.
+Identifiers and dates stay in the tables: ``leakage.parquet`` and ``set_aside.parquet`` name the images, the page counts them.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from clinome.core.schema import COUNTS, LEAKAGE, SET_ASIDE
 from clinome.report.numbers import plain, whole
 from clinome.report.reading import json_object, table
 
+_DATE = re.compile(r" \(\d{4}-\d\d-\d\d[^)]*\)")  # of a single examination
 _ORDER = {"leak": 0, "warning": 1, "information": 2, "not checked": 3, "clean": 4}
 
 
@@ -99,7 +101,7 @@ def leaks(folder: Path) -> Leaks | None:
             row["severity"],
             row["splits"].replace("_", " "),
             whole(row["n"]),
-            row["note"],
+            _DATE.sub("", row["note"]),
             row["severity"] == "leak" and row["check"] in allowed,
         )
         for row in sorted(found.iter_rows(named=True), key=lambda row: _ORDER.get(row["severity"], 5))

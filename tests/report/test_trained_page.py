@@ -6,10 +6,12 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
+from toolkit.browser import opened
 from toolkit.trained_folder import GAINS, WHO, trained_folder
 
 from clinome.core.errors import FormatError
@@ -189,9 +191,11 @@ def test_leaks_come_first_and_what_was_allowed_is_said(folder: Path) -> None:
     assert found is not None
     assert [(one.name, one.severity, one.n, one.allowed) for one in found.checks] == [
         ("near duplicates", "leak", "3", True),
+        ("time", "information", "2", False),
         ("families", "not checked", "–", False),
         ("participants", "clean", "0", False),
     ]
+    assert found.checks[1].note == "examples of test are earlier than the last of train"  # and not when that person was seen
     assert found.warnings == (
         "The split leaks (near duplicates: 3 in test, train) and this was allowed by name: results may flatter.",
     )
@@ -290,10 +294,28 @@ def test_segmentations_and_measured_traits_have_sections_of_their_own(tmp_path: 
     pl.DataFrame([trait | rule]).write_parquet(tmp_path / "m/measured_traits.parquet")
     icc = {"trait": "vessels.calibre", "measure": "left_right_icc", "value": 0.871, "lower": None, "upper": None, "n": 11}
     pl.DataFrame([icc], schema_overrides={"lower": pl.Float64, "upper": pl.Float64}).write_parquet(tmp_path / "m/quality.parquet")
+    few = people.with_columns(pl.when(pl.int_range(pl.len()) < 9).then("vessels.calibre").alias("vessels.calibre"))
+    few.write_parquet(tmp_path / "m/phenotypes.parquet")
+    measured = quantities(tmp_path / "m")
+    assert measured is not None
+    assert measured.rows[0][2:7] == ("–",) * 5
+    assert measured.plots == ()
+    people.write_parquet(tmp_path / "m/phenotypes.parquet")
     measured = quantities(tmp_path / "m")
     assert measured is not None
     assert measured.rows == (("vessels.calibre (px)", "11", "6", "3.317", "1.5", "6", "10.5", "1", "0.87", "–"),)
     assert "Measured traits" in Reader(write_report(tmp_path / "m").read_text(encoding="utf-8")).text
+
+
+@pytest.mark.slow
+def test_a_browser_finds_no_fault_with_the_page(page: str, tmp_path: Path, program: Callable[[str], str]) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
+    document = opened(program("chromium"), path, tmp_path / "profile", seconds=3)
+    head = re.search(r"<html[^>]*>", document)
+    assert head is not None
+    assert 'data-plots="drawn"' in head.group()
+    assert "data-error" not in head.group()
 
 
 def test_plots_stand_where_their_numbers_are() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from clinome.core.schema import COUNTS, EXAMPLES, LEAKAGE, METRICS, RELIABILITY, SET_ASIDE, Table, check
 
 WHO = "PERSON-7781"  # stands in every table that names people or images, and must not stand on the page
+TIME = "examples of test are earlier than the last of train (2019-05-03)"
 HOW = "95 % expanded percentile, 1,000 resamples of participants"
 GAINS = {
     "pixels, logistic": (0.1, 0.02, 0.18),
@@ -131,6 +132,7 @@ def _leaks() -> list[dict[str, Any]]:
             "severity": "not checked",
             "note": "there is no column 'family_id'",
         },
+        {"check": "time", "splits": "test, train", "n": 2, "examples": WHO, "severity": "information", "note": TIME},
         {"check": "near_duplicates", "splits": "test, train", "n": 3, "examples": WHO, "severity": "leak", "note": "copies"},
     ]
 
