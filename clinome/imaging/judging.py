@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from clinome.core.errors import CohortError
 from clinome.core.progress import say
 from clinome.core.schema import COUNTS, RELIABILITY, check
 from clinome.evaluate.calibration import calibration, calibration_curve
@@ -44,15 +45,24 @@ def judged_split(splits: Sequence[str] | pl.Series) -> str | None:
     return "test" if "test" in splits else "validation"
 
 
-def see_validation(examples: pl.DataFrame, targets: Sequence[Target]) -> None:
-    """Say before a training which thresholds cannot be chosen because the validation examples are not of both classes."""
-    if not {"validation", "test"} <= set(examples["split"]):
-        return
-    for target in targets:
-        if target.kind == "classes" and not target.helps and class_names(examples[target.name]).drop_nulls().n_unique() == 2:
-            known = class_names(examples.filter(pl.col("split") == "validation")[target.name]).drop_nulls()
-            if known.n_unique() < 2:
-                say(f"the threshold of {target.name!r} will be 1/2: the validation examples are not of both classes")
+def see_judged(examples: pl.DataFrame, targets: Sequence[Target]) -> None:
+    """See before a training that there are truths to judge it by, and say which thresholds cannot be chosen.
+
+    Raises
+    ------
+    CohortError
+        When nobody who is judged has a known value of a target.
+    """
+    split, judged = examples["split"], judged_split(examples["split"])
+    for target in (one for one in targets if not one.helps):
+        column, classes = examples[target.name], target.kind == "classes"
+        known = class_names(column) if classes else column.cast(pl.Float64).fill_nan(None)
+        if judged and not known.filter(split == judged).drop_nulls().len():
+            do = "split again, or name the target among those that only help"
+            raise CohortError(f"nobody in the split {judged!r} has a known {target.name!r}, so nothing can be judged", do=do)
+        cut = classes and judged == "test" and "validation" in split and known.drop_nulls().n_unique() == 2
+        if cut and known.filter(split == "validation").drop_nulls().n_unique() < 2:
+            say(f"the threshold of {target.name!r} will be 1/2: the validation examples are not of both classes")
 
 
 def threshold(predictions: pl.DataFrame, target: str) -> Cut:

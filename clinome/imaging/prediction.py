@@ -48,7 +48,7 @@ from clinome.core.provenance import checksum, fingerprint, write_provenance
 from clinome.core.schema import PREDICTIONS, check
 from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change
-from clinome.imaging.judging import by_group, counts, measured, reliability, see_validation, threshold
+from clinome.imaging.judging import by_group, counts, measured, reliability, see_judged, threshold
 from clinome.imaging.parts import Part, parts_of, print_of, see_leakage
 from clinome.imaging.pictures import Images, Preparation
 from clinome.imaging.targets import Coded, Target, code, encode
@@ -162,7 +162,7 @@ def train_predictor(
     contents = [one.content_sha256 for one in prints]
     key = fingerprint(contents, examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed)
     coded = {part.name: code(targets, examples, part.train) for part in parts}
-    see_validation(examples, targets)
+    see_judged(examples, targets)
     training = _Training(images, network, preparation, recipe, weights, key, seed, out / "networks" / key)
     said: dict[str, NDArray[np.float64]] = {}
     for part in parts:
@@ -220,6 +220,7 @@ class _Training:
 
         path = self.folder / f"{part.name}_{member}.safetensors"
         if path.exists():
+            path.with_suffix(".state").unlink(missing_ok=True)
             return path
         say(f"{part.name}, member {member + 1} of {self.recipe.members}")
         fitted = fit_network(

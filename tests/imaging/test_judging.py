@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from clinome.core.errors import CohortError
 from clinome.imaging import judging
-from clinome.imaging.judging import Cut, by_group, counts, judged_split, reliability, see_validation
+from clinome.imaging.judging import Cut, by_group, counts, judged_split, reliability, see_judged
 from clinome.imaging.targets import Target
 from clinome.studies.picture_groups import with_groups
 from clinome.studies.task_file import Pictures, Predict, Split, Task
@@ -98,13 +99,21 @@ def test_a_threshold_that_cannot_be_chosen_is_said_before_the_training(monkeypat
     said: list[str] = []
     monkeypatch.setattr(judging, "say", said.append)
     targets = [Target("ill", "classes"), Target("age", "number")]
-    see_validation(people(), targets)
+    see_judged(people(), targets)
     assert said == []
     one_class = people().with_columns(ill=pl.when(split="validation").then(1).otherwise("ill"))
-    see_validation(one_class.filter(pl.col("split") != "test"), targets)  # validation is judged: no threshold is chosen
+    see_judged(one_class.filter(pl.col("split") != "test"), targets)  # validation is judged: no threshold is chosen
     assert said == []
-    see_validation(one_class, targets)
+    see_judged(one_class, targets)
     assert said == ["the threshold of 'ill' will be 1/2: the validation examples are not of both classes"]
+
+
+def test_a_target_that_nobody_judged_has_is_refused_before_the_training() -> None:
+    unknown = people().with_columns(age=pl.when(pl.col("split") != "test").then("age").otherwise(float("nan")))
+    with pytest.raises(CohortError, match=r"nobody in the split 'test' has a known 'age'"):
+        see_judged(unknown, [Target("ill", "classes"), Target("age", "number")])
+    see_judged(unknown, [Target("ill", "classes"), Target("age", "number", helps=True)])
+    see_judged(unknown.with_columns(split=pl.lit("fold_1")), [Target("age", "number")])
 
 
 def test_who_is_judged() -> None:
