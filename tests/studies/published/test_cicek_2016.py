@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from toolkit.published import small
 
 from clinome.imaging.models.unet3d import Model
 from clinome.imaging.patches import UNKNOWN, Case
@@ -36,8 +38,8 @@ def test_the_network_of_slices_has_as_many_parameters_and_sees_one_slice() -> No
 
 
 @pytest.mark.slow
-def test_moments_of_training_run_through(real_data: object, tmp_path: Path) -> None:
-    figures = study.run(real_data("msd-hippocampus"), tmp_path, small=True)  # type: ignore[operator]
+def test_moments_of_training_run_through(real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> None:
+    _, figures, _ = small("cicek_2016", real_data, tmp_path_factory)
     assert figures["labelled_share"] == pytest.approx(0.25, abs=0.02)
     for name in ("dense_over_sparse", "volumes_over_slices"):
         assert {gain["n"] for gain in figures[name].values()} == {3}

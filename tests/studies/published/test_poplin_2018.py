@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from toolkit.published import small
 
 from clinome.studies.published.poplin_2018 import study
 
@@ -26,8 +27,8 @@ def test_folds_spread_sex_dementia_and_age(real_data: Callable[[str], Path]) -> 
 
 
 @pytest.mark.slow
-def test_a_third_of_the_people_beat_the_mean(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    figures = study.run(real_data("oasis1-slices"), tmp_path, small=True)
+def test_a_third_of_the_people_beat_the_mean(real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> None:
+    _, figures, _ = small("poplin_2018", real_data, tmp_path_factory)
     errors = {row["predictor"]: row["value"] for row in figures["metrics"] if row["target"] == "age" and row["name"] == "mae"}
     assert figures["age_mae"] == errors["kernels"] < errors["mean"] - 0.5
     assert figures["sex_auroc"] > 0.75

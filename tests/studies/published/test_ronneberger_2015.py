@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from toolkit.published import small
 
 from clinome.studies.published.ronneberger_2015 import study
 
@@ -25,11 +25,13 @@ def test_cases_are_drives(real_data: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.slow
-def test_a_minute_of_training_beats_lines_by_filter(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    figures = study.run(real_data("drive-vessels"), tmp_path, small=True)
+def test_a_minute_of_training_beats_lines_by_filter(
+    real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _, figures, _ = small("ronneberger_2015", real_data, tmp_path_factory)
     assert figures["gain_over_floor"]["auroc"]["lower"] > 0
     assert figures["gain_over_floor"]["auroc"]["first"] > 0.92
-    assert json.loads((tmp_path / "figures.json").read_text())["threshold"] == figures["threshold"]
+    assert 0 < figures["threshold"] < 1
 
 
 def test_claims_say_where_they_are_from() -> None:

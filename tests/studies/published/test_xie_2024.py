@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from clinome.studies.published.xie_2024.study import run
+from toolkit.published import small
 
 
 @pytest.mark.slow
-def test_each_eye_alone_and_both_together(tmp_path: Path) -> None:
-    rows = {row["encoder"]: row for row in run(None, tmp_path, small=True)["eyes"]}
+def test_each_eye_alone_and_both_together(real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> None:
+    _, figures, _ = small("xie_2024", real_data, tmp_path_factory)
+    rows = {row["encoder"]: row for row in figures["eyes"]}
     assert set(rows) == {"identity margin", "SimCLR", "plain pixels"}
     for row in rows.values():
         assert row["n"] > 300

@@ -156,9 +156,9 @@ def run(data: Path, out: Path, *, small: bool = False, networks: bool = True) ->
     seconds["floors"] = time.process_time() - start
     beside = {name: dict(tables) for name, tables in floors.items()}
     pooled: dict[str, pl.DataFrame] = {}
-    if networks and not small:
+    if networks:
         start = time.process_time()
-        pooled = {pool: _network(views, people, pool, out) for pool in ("attention", "average")}
+        pooled = {pool: _network(views, people, pool, out, small) for pool in ("attention", "average")}
         seconds["networks"] = time.process_time() - start
         for name in TARGETS:
             beside[name] |= {f"network, {pool}": table for pool, table in pooled.items()}
@@ -189,20 +189,21 @@ def run(data: Path, out: Path, *, small: bool = False, networks: bool = True) ->
     return figures
 
 
-def _network(views: NDArray[np.uint8], people: pl.DataFrame, pool: Any, out: Path) -> pl.DataFrame:
+def _network(views: NDArray[np.uint8], people: pl.DataFrame, pool: Any, out: Path, small: bool) -> pl.DataFrame:
     """Cross-fit the multi-view network on the tissue scale of the slices; severity helps."""
     scale = np.stack([tissue_scale(person) for person in views.astype(np.float32)])
     targets = [Target("age", "number"), Target("sex", "classes"), Target("dementia", "classes")]
     helpers = [Target("cdr", "number", weight=0.5, helps=True), Target("mmse", "number", weight=0.5, helps=True)]
-    preparation = Preparation((NETWORK.size, NETWORK.size), normalise=(1.2, 1.2), outside=0.0)
+    network = replace(NETWORK, pool=pool, widths=(4, 8), size=32) if small else replace(NETWORK, pool=pool)
+    preparation = Preparation((network.size, network.size), normalise=(1.2, 1.2), outside=0.0)
     return train_predictor(
         scale,
         people,
         [*targets, *helpers],
-        network=replace(NETWORK, pool=pool),
+        network=network,
         preparation=preparation,
         out=out / pool,
-        recipe=RECIPE,
+        recipe=replace(RECIPE, epochs=1, turns=1) if small else RECIPE,
         floors=False,
     ).predictions
 

@@ -61,6 +61,7 @@ RECIPE = SegmenterRecipe(
 SMALL = replace(
     RECIPE, patch=(48, 48), steps=200, learning_rate=5e-3, average=0.98, window=(128, 128), validations=1, quarter_turns=False
 )
+MIDDLE = (slice(200, 360), slice(200, 360))  # of a photograph, in the small version
 SHORT = replace(RECIPE, steps=600, average=0.99, validations=1)  # for the paper's claim, that joined maps are needed
 
 
@@ -71,7 +72,7 @@ def read(folder: Path, split: str, *, small: bool = False) -> list[Case]:
         number = path.name.split("_")[0]
         image = read_picture(path).transpose(2, 0, 1)
         vessels, inside = (read_picture(path.with_name(f"{number}_{what}.png"))[..., 0] > 127 for what in ("manual1", "fov"))
-        cut = (slice(200, 360), slice(200, 360)) if small else (slice(None), slice(None))
+        cut = MIDDLE if small else (slice(None), slice(None))
         cases.append(Case(number, image[:, *cut], vessels[cut].astype(np.int16), inside[cut], participant_id=number))
     return cases
 
@@ -93,9 +94,9 @@ def run(data: Path, out: Path, *, small: bool = False, threads: int = 1) -> dict
     cuts = {"model": float(trained.threshold or 0.5), FLOOR: choose_threshold(truth, score, split="held out", rule="f1").value}
     masks = {"model": [p >= cuts["model"] for p in found], FLOOR: [s >= cuts[FLOOR] for s in line]}
     scores = {"model": found, FLOOR: line}
-    if not small:
-        masks[OBSERVER] = [read_picture(folder / "test" / f"{c.example_id}_manual2.png")[..., 0] > 127 for c in test]
-        scores[OBSERVER], cuts[OBSERVER] = [1.0 * mask for mask in masks[OBSERVER]], 0.5
+    drawn = [read_picture(folder / "test" / f"{case.example_id}_manual2.png")[..., 0] > 127 for case in test]
+    masks[OBSERVER] = [mask[MIDDLE] for mask in drawn] if small else drawn
+    scores[OBSERVER], cuts[OBSERVER] = [1.0 * mask for mask in masks[OBSERVER]], 0.5
     tables = [_over_pixels(test, scores[name], cuts[name], name, resamples) for name in scores]
     tables += [_over_images(test, masks[name], name, resamples) for name in masks]
     pl.concat(tables).write_parquet(out / "metrics.parquet")
@@ -111,22 +112,37 @@ def run(data: Path, out: Path, *, small: bool = False, threads: int = 1) -> dict
         "provenance": provenance(inputs=sorted(folder.rglob("*_image.png")), settings={"recipe": recipe, "network": config}),
     }
     write_json(out / "figures.json", figures)
-    if not small:
-        figures["gain_of_skips"] = {"auroc": gain_of_skips(training, held, test, out, threads)}
-        write_json(out / "figures.json", figures)
+    short = replace(SMALL, steps=12) if small else SHORT
+    figures["gain_of_skips"] = {"auroc": gain_of_skips(training, held, test, out, threads, recipe=short, config=config)}
+    write_json(out / "figures.json", figures)
     return figures
 
 
-def gain_of_skips(training: list[Case], held: list[Case], test: list[Case], out: Path, threads: int) -> dict[str, float]:
+def gain_of_skips(
+    training: list[Case],
+    held: list[Case],
+    test: list[Case],
+    out: Path,
+    threads: int,
+    *,
+    recipe: SegmenterRecipe = SHORT,
+    config: unet.Config = CONFIG,
+) -> dict[str, float]:
     """Compare the U-Net with the same encoder–decoder without skips: two seeds each, probabilities averaged over the seeds."""
     mean = {}
     for skips in (True, False):
         said = []
         for seed in (1, 2):
             folder = out / f"{'with' if skips else 'without'}_skips_{seed}"
-            recipe, config = replace(SHORT, seed=seed), replace(CONFIG, skips=skips)
             train_segmenter(
-                training, held, network=unet, config=config, recipe=recipe, folder=folder, structures=["vessel"], threads=threads
+                training,
+                held,
+                network=unet,
+                config=replace(config, skips=skips),
+                recipe=replace(recipe, seed=seed),
+                folder=folder,
+                structures=["vessel"],
+                threads=threads,
             )
             said.append([one.probability[1] for one in segment(folder, test, views=False)])
         mean[skips] = [(a + b) / 2 for a, b in zip(*said, strict=True)]

@@ -100,9 +100,11 @@ def run(data: Path, out: Path, *, small: bool = False, faithful: bool = True) ->
         ours.append(_trained(films, examples, network, OURS, recipe, out / f"ours_{seed}", seed))
         seconds[f"ours_{seed}"] = time.process_time() - start
     judged = {f"ours_{seed}": one.predictions for seed, one in enumerate(ours)}
-    if faithful and not small:
+    if faithful:
         start = time.process_time()
-        judged["resnet18"] = _trained(films, examples, FAITHFUL_NETWORK, THEIRS, FAITHFUL, out / "resnet18", 0).predictions
+        short, narrow = replace(FAITHFUL, epochs=2), replace(FAITHFUL_NETWORK, width=8)
+        theirs = (narrow, THEIRS, short) if small else (FAITHFUL_NETWORK, THEIRS, FAITHFUL)
+        judged["resnet18"] = _trained(films, examples, *theirs, out / "resnet18", 0).predictions
         seconds["resnet18"] = time.process_time() - start
     tables = {name: _measured(table, floors, name, 200 if small else 1000) for name, table in judged.items()}
     pl.concat(tables.values()).write_parquet(out / "metrics.parquet")
