@@ -103,6 +103,11 @@ def write_mask(
     """Write labels as NIfTI where the scan has a place in space, else as PNG; return the file, of another name than ``taken``.
 
     Where ``segments`` names labels 1, 2, … it is DICOM-SEG instead, and refused of a scan that is no DICOM series.
+
+    Raises
+    ------
+    FormatError
+        For a volume that does not say where it lies: neither NIfTI nor a picture can hold its mask.
     """
     stem = file_name(name, taken)
     if segments:
@@ -115,11 +120,14 @@ def write_mask(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_on(path, labels, scan)
         return path
+    if labels.ndim == 3 and len(labels) > 1:
+        do = "convert it to NIfTI that says so (sform or qform)"
+        raise FormatError("the volume does not say where it lies, which its mask would have to", where=scan.path, do=do)
     from PIL import Image
 
     path = out / "masks" / f"{stem}.png"
     with replacing(path) as temporary:
-        Image.fromarray(np.asarray(labels if labels.ndim == 2 else labels.max(axis=0), np.uint8)).save(temporary)
+        Image.fromarray(labels.reshape(labels.shape[-2:])).save(temporary)
     return path
 
 
