@@ -54,12 +54,12 @@ def print_metrics(metrics: pl.DataFrame) -> None:
                 typer.echo(f"{what}: {row['name']:<10} {row['value']:>8.3f}{interval:<20} {row['predictor']}")
 
 
-def print_set_aside(folder: Path, done: int) -> None:
-    """Say how many images were set aside in ``folder`` and why, if any."""
+def print_set_aside(folder: Path, done: int | None = None) -> None:
+    """Say how many images were set aside in ``folder`` and why, if any; ``done``: how many were not, where that is known."""
     import polars as pl
 
     from clinome.imaging.reading import in_words
 
     aside = pl.read_parquet(folder / "set_aside.parquet")
     if aside.height:
-        typer.echo(f"  {in_words(aside, done + aside.height)}; see {folder / 'set_aside.parquet'}")
+        typer.echo(f"  {in_words(aside, None if done is None else done + aside.height)}; see {folder / 'set_aside.parquet'}")

@@ -1,7 +1,8 @@
 """`clinome train`: a network from labelled images, measured beside floors."""
 
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,13 +45,15 @@ def train(
 
         clinome train --images scans.csv --targets people.csv --classes sex --numbers age --folds 5 --out model
     """
-    from clinome.cli._print import print_metrics
+    given = dict(locals())
+    from clinome.cli._print import print_metrics, print_set_aside
     from clinome.report.page import write_report
     from clinome.studies.picture_tasks import train as run
     from clinome.studies.task_file import About, Pictures, Predict, Segment, Split, Task, read_task
 
     if (task is None) == (images is None):
         raise typer.BadParameter("name either a task file or --images")
+    _refuse_unused(given, ignored=_BY_FILE if task else _OF_CLASSES if structures else ("minutes",), task=task)
     if images is None:
         assert task is not None
         wanted = read_task(task)
@@ -65,7 +68,20 @@ def train(
             learned = Predict(_listed(classes), _listed(numbers), network=network, **how)  # type: ignore[arg-type]
             wanted = Task(of_images, about, split, predict=learned)
     print_metrics(run(wanted, out, pictures=pictures))
+    print_set_aside(out)
     typer.echo(f"report: {write_report(out, pictures=pictures)}")
+
+
+_OF_CLASSES = ("targets", "classes", "numbers", "network", "weights", "size", "epochs", "members")
+_BY_FILE = (*_OF_CLASSES, "structures", "minutes", "splits", "folds", "participants", "allow", "seed", "threads")
+
+
+def _refuse_unused(given: dict[str, Any], *, ignored: tuple[str, ...], task: Path | None) -> None:
+    """Refuse options that would not be used: beside a task file, or of the other kind of task."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+    if unused := [f"--{name}" for name in ignored if given[name] != defaults[name]]:
+        where = "a task file says it" if task else "it is of the other kind of task"
+        raise typer.BadParameter(f"{', '.join(unused)} would not be used: {where}")
 
 
 def _listed(words: str | None) -> tuple[str, ...]:

@@ -149,17 +149,17 @@ def without_unreadable(flow: Flow, images: pl.DataFrame, set_aside: pl.DataFrame
     return flow.drop("reading images", "none of their images could be read", pictured - set(left))
 
 
-def in_words(set_aside: pl.DataFrame, n: int) -> str:
-    """Say how many of ``n`` images were set aside, and why, most frequent first.
+def in_words(set_aside: pl.DataFrame, n: int | None) -> str:
+    """Say how many of ``n`` images (None: of how many is not known) were set aside, and why, most frequent first.
 
     >>> in_words(pl.DataFrame({"what": ["the file is empty"] * 2 + ["2 slices are missing"]}), 100_000)
     '3 of 100,000 images set aside: 2 × the file is empty; 1 × 2 slices are missing'
     """
     if not set_aside.height:
-        return f"all of {n:,} images can be read"
+        return "all images can be read" if n is None else f"all of {n:,} images can be read"
     counts = set_aside.group_by("what").len().sort(["len", "what"], descending=[True, False])
     said = "; ".join(f"{count:,} × {what}" for what, count in counts.iter_rows())
-    return f"{set_aside.height:,} of {n:,} images set aside: {said}"
+    return f"{set_aside.height:,}{'' if n is None else f' of {n:,}'} images set aside: {said}"
 
 
 def fault_of(error: Exception) -> tuple[str, str]:

@@ -91,6 +91,13 @@ def test_what_train_refuses(
     assert refused("--images", scans, "--structures", "front", "--folds", 3) == (
         "error: folds are for [predict]; a segmenter takes the shares validation and test"
     )
+    shown = say(["train", "--out", tmp_path, "--images", scans, "--structures", "front", "--epochs", 3], monkeypatch, capsys)
+    assert shown.code == 2
+    assert "--epochs would not be used: it is of the other kind of task" in " ".join(shown.err.split())
+    (tmp_path / "task.toml").touch()
+    shown = say(["train", tmp_path / "task.toml", "--out", tmp_path, "--seed", 3, "--minutes", 2], monkeypatch, capsys)
+    assert shown.code == 2
+    assert "--minutes, --seed would not be used: a task file says it" in " ".join(shown.err.split())
     assert refused("--images", scans, "--structures", "front", "--minutes", 0) == "error: minutes is out of range"
     assert refused("--images", scans, "--structures", "front") == (
         "error: no image of the split 'train' can be read with its mask"  # which holds a second label
