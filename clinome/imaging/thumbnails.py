@@ -97,12 +97,13 @@ def outlined(
 
 
 def _window(drawn: NDArray[np.bool_], side: int) -> list[NDArray[np.intp]]:
-    """Return the rows and the columns that are shown, ``side`` each: a square around what is drawn, or the whole picture."""
+    """Return the rows and columns that are shown, ``side`` each: a square around what is drawn within the picture, or all of it."""
     middle, half = [length / 2 for length in drawn.shape], max(drawn.shape) / 2
     if drawn.any():
         ends = [np.flatnonzero(drawn.any(axis=1 - axis))[[0, -1]] for axis in (0, 1)]
         middle = [float(first + last + 1) / 2 for first, last in ends]
-        half = max(max(int(last - first) + 1 for first, last in ends) * (0.5 + _MARGIN), 8.0)
+        half = min(max(max(int(last - first) + 1 for first, last in ends) * (0.5 + _MARGIN), 8.0), half)
+        middle = [min(max(at, half), n - half) if n > 2 * half else n / 2 for at, n in zip(middle, drawn.shape, strict=True)]
     steps = (np.arange(side) + 0.5) * 2 * half / side - half
     return [np.floor(centre + steps).astype(np.intp) for centre in middle]
 

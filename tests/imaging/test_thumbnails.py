@@ -60,6 +60,17 @@ def test_outlines_are_drawn_in_their_colours_around_what_is_drawn() -> None:
     assert (nothing[:5] == 0).all()  # beyond the picture
 
 
+def test_what_is_shown_stays_within_the_picture() -> None:
+    corner = np.zeros((40, 60), int)
+    corner[:10, 50:] = 1
+    shown = outlined(np.full((1, 40, 60), 5.0) + np.arange(60), [(corner, SAID)], side=100)
+    rows, columns = np.nonzero((shown == SAID).all(axis=-1))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 49, 50, 99)  # twenty pixels, the last ones
+    everywhere = outlined(np.full((1, 40, 60), 5.0) + np.arange(60), [(np.ones((40, 60), int), SAID)], side=60)
+    assert (everywhere[:10] == 0).all()  # the whole picture and no more: ten rows above it, ten below
+    assert (everywhere[10] == SAID).all()
+
+
 def test_two_structures_that_touch_are_told_apart() -> None:
     labels = np.zeros((20, 20), int)
     labels[5:15, 5:10], labels[5:15, 10:15] = 1, 2
