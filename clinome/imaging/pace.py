@@ -5,8 +5,8 @@ network. So the training's own loop makes some steps with a copy of the network,
 each by the clock. What is left of the time after that is divided. The number of steps, and the precision that was found quickest,
 are written down at once: a training that is killed and started again takes them from there and ends with the same bytes.
 
-What was spent before counts, but half of the time is left for what follows in any case. Held-out images are looked at no longer
-than a share of the time allows: less often, then fewer of them.
+What was spent before counts, but a quarter of the time is left for what follows in any case. Held-out images are looked at no
+longer than a share of the time allows: less often, then fewer of them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from clinome.train.state import State, save_state
 _MOST = 250_000  # steps: 1,000 rounds of 250, as nnU-Net trains
 _WARMING, _TIMED = 1, 49  # steps before the clock counts (kernels are chosen, files come into memory), and at most after
 _MEASURING = 0.05  # of the time, for the timed steps
+_LEFT = 0.25  # of the time, at least, after what was spent before
 _VALIDATING, _FINISHING, _SAVING = 0.15, 0.15, 0.03  # of the time left, at most
 _SAVES, _SHOWN = 50, 4  # saved states, at most; images of a look, below which looks become fewer
 
@@ -97,7 +98,7 @@ def decide(
     >>> pace.steps, pace.validations, pace.shown, pace.judged, pace.checkpoint_every
     (780, 10, 20, 20, 15)
     """
-    left = max(seconds - spent, seconds / 2)
+    left = max(seconds - spent, _LEFT * seconds)
     judged = _within(held_out, _FINISHING * left / (measured.image * views))
     images = _VALIDATING * left / measured.image
     looks = _within(validations, images / min(_SHOWN, held_out))

@@ -34,7 +34,7 @@ def test_what_is_planned_fits_into_the_time() -> None:
         assert found.steps % found.validations == 0
         planned = found.steps * step + (found.validations * found.shown + found.judged * views) * image
         least = step + (1 + views) * image  # one of each is made in any case
-        left = max(seconds - spent, seconds / 2)
+        left = max(seconds - spent, seconds / 4)
         assert planned <= max(left, least + 0.3 * left) + 1e-9
         if left > 20 * (least + saving) and found.steps < 249_000:  # and where there is time, it is used
             assert planned + found.validations * step + left * 0.03 + (saving if found.steps else 0) >= 0.9 * left
