@@ -33,7 +33,7 @@ def train(
     folds: Annotated[int, typer.Option(help="Cross-fit in so many folds of people instead.")] = 0,
     participants: Annotated[Path | None, typer.Option(help="Table of people whose family_id keeps families on one side.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="A check of leakage that may fail; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal results on the same machine.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn; the clock alone decides precision and a segmenter's steps.")] = 1,
     threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
     pictures: Annotated[
         bool, typer.Option(help="Leave small pictures of single examples for the report, which then shows people.")
@@ -46,8 +46,7 @@ def train(
         clinome train --images scans.csv --targets people.csv --classes sex --numbers age --folds 5 --out model
     """
     given = dict(locals())
-    from clinome.cli._print import print_metrics, print_set_aside
-    from clinome.report.page import write_report
+    from clinome.cli._print import print_metrics, print_report, print_set_aside
     from clinome.studies.picture_tasks import train as run
     from clinome.studies.task_file import About, Pictures, Predict, Segment, Split, Task, read_task
 
@@ -69,7 +68,7 @@ def train(
             wanted = Task(of_images, about, split, predict=learned)
     print_metrics(run(wanted, out, pictures=pictures))
     print_set_aside(out)
-    typer.echo(f"report: {write_report(out, pictures=pictures)}")
+    print_report(out, pictures=pictures)
 
 
 _OF_CLASSES = ("targets", "classes", "numbers", "network", "weights", "size", "epochs", "members")

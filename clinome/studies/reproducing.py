@@ -78,7 +78,7 @@ class Claim(NamedTuple):
 
 def names() -> list[str]:
     """Return the published results there are."""
-    return sorted(path.parent.name for path in FOLDER.glob("*/study.py"))
+    return sorted(path.parent.name for path in FOLDER.glob("*/claims.toml"))
 
 
 def about(name: str) -> dict[str, Any]:
