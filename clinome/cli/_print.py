@@ -63,3 +63,14 @@ def print_set_aside(folder: Path, done: int | None = None) -> None:
     aside = pl.read_parquet(folder / "set_aside.parquet")
     if aside.height:
         typer.echo(f"  {in_words(aside, None if done is None else done + aside.height)}; see {folder / 'set_aside.parquet'}")
+
+
+def print_report(folder: Path, *, pictures: bool) -> None:
+    """Write the page of ``folder`` and print where it is; say which packages it lacks, for the results are there without it."""
+    from clinome.core.errors import MissingExtra
+    from clinome.report.page import write_report
+
+    try:
+        typer.echo(f"report: {write_report(folder, pictures=pictures)}")
+    except MissingExtra as error:
+        typer.echo(f"no report: {error}, then clinome report {folder}", err=True)

@@ -36,9 +36,8 @@ def measure(
     """
     import polars as pl
 
-    from clinome.cli._print import print_set_aside
+    from clinome.cli._print import print_report, print_set_aside
     from clinome.imaging.measure.fold import Rule
-    from clinome.report.page import write_report
     from clinome.studies.measuring import measure_images
     from clinome.studies.task_file import Pictures
 
@@ -50,4 +49,4 @@ def measure(
     typer.echo(f"{made.height} people, {made.width - 1} traits: {out / 'phenotypes.parquet'}")
     typer.echo(f"look at the least certain outlines: {out / 'contact_sheet.png'}")
     print_set_aside(out, pl.read_parquet(out / "measurements.parquet")["image_id"].n_unique())
-    typer.echo(f"report: {write_report(out, pictures=pictures)}")
+    print_report(out, pictures=pictures)

@@ -21,12 +21,11 @@ def predict(
 
         clinome predict --model model --images new-scans --out predictions
     """
-    from clinome.cli._print import print_set_aside
-    from clinome.report.page import write_report
+    from clinome.cli._print import print_report, print_set_aside
     from clinome.studies.picture_tasks import predict_images
     from clinome.studies.task_file import Pictures
 
     found = predict_images(model, Pictures(images, modality=modality), out, show=pictures)
     typer.echo(f"{found.height} images predicted: {out / 'predictions.parquet'}")
     print_set_aside(out, found.height)
-    typer.echo(f"report: {write_report(out, pictures=pictures)}")
+    print_report(out, pictures=pictures)

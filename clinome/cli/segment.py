@@ -33,8 +33,7 @@ def segment(
 
         clinome segment --model model/segmenter --images new-scans --out masks
     """
-    from clinome.cli._print import print_set_aside
-    from clinome.report.page import write_report
+    from clinome.cli._print import print_report, print_set_aside
     from clinome.studies.picture_tasks import segment_images
     from clinome.studies.task_file import Pictures
 
@@ -42,4 +41,4 @@ def segment(
     n = found["mask_path"].count()
     typer.echo(f"{n} images segmented: {out / 'segmentations.parquet'}")
     print_set_aside(out, n)
-    typer.echo(f"report: {write_report(out, pictures=pictures)}")
+    print_report(out, pictures=pictures)

@@ -18,8 +18,20 @@ setTheme(root.dataset.theme);
 
 // Paper is white and narrow: print in light colours and at its width, then return.
 let before = null;
-window.addEventListener("beforeprint", () => { before = root.dataset.theme; root.classList.add("printing"); setTheme("light"); });
-window.addEventListener("afterprint", () => { root.classList.remove("printing"); setTheme(before); });
+// What is folded up is printed whole.
+let folded = [];
+window.addEventListener("beforeprint", () => {
+  before = root.dataset.theme;
+  folded = find("details:not([open])");
+  folded.forEach((each) => { each.open = true; });
+  root.classList.add("printing");
+  setTheme("light");
+});
+window.addEventListener("afterprint", () => {
+  folded.forEach((each) => { each.open = false; });
+  root.classList.remove("printing");
+  setTheme(before);
+});
 
 // ---- the section being read is marked in the navigation ----------------------------------------------------------------
 const links = new Map(find(".side ol > li > a").map((link) => [link.hash.slice(1), link]));

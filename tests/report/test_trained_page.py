@@ -310,12 +310,22 @@ def test_segmentations_and_measured_traits_have_sections_of_their_own(tmp_path: 
 @pytest.mark.slow
 def test_a_browser_finds_no_fault_with_the_page(page: str, tmp_path: Path, program: Callable[[str], str]) -> None:
     path = tmp_path / "report.html"
-    path.write_text(page, encoding="utf-8")
+    act = """<script>
+const note = (name, value) => { document.documentElement.dataset[name] = value; };
+const count = () => document.querySelectorAll("details:not([open])").length;
+note("folded", count());
+window.dispatchEvent(new Event("beforeprint"));
+note("printed", count());
+window.dispatchEvent(new Event("afterprint"));
+note("after", count());
+</script></body>"""
+    path.write_text(page.replace("</body>", act), encoding="utf-8")
     document = opened(program("chromium"), path, tmp_path / "profile", seconds=3)
     head = re.search(r"<html[^>]*>", document)
     assert head is not None
     assert 'data-plots="drawn"' in head.group()
     assert "data-error" not in head.group()
+    assert re.findall(r'data-(?:folded|printed|after)="(\d)"', head.group()) == ["2", "0", "2"]  # what is folded up is printed
 
 
 def test_plots_stand_where_their_numbers_are() -> None:
