@@ -271,10 +271,11 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 def finished(folder: Path, key: str) -> tuple[dict[str, Any], float] | None:
     """Return what the folder says of itself and its processor seconds, when a training of this ``key`` ended there."""
-    if not (folder / _ABOUT).exists() or not (folder / _TIME).exists():
+    try:
+        about, took = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (_ABOUT, _TIME))
+        return (about, float(took["cpu_seconds"])) if about["key"] == took["key"] == key else None
+    except (OSError, ValueError, KeyError):  # absent, or of another version: it is trained anew
         return None
-    about, took = read_about(folder), json.loads((folder / _TIME).read_text(encoding="utf-8"))
-    return (about, float(took["cpu_seconds"])) if about["key"] == took["key"] == key else None
 
 
 def _recipe(saved: dict[str, Any]) -> SegmenterRecipe:

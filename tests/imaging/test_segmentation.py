@@ -124,6 +124,7 @@ def test_writing_that_is_cut_off_leaves_the_old_segmenter_and_then_the_new(
     np.testing.assert_array_equal(after.probability, before.probability)
     assert after.labels.tolist() == before.labels.tolist()
     monkeypatch.setattr(segmenter_file, "write_json", write_json)
+    (folder / "time.json").write_text('{"cpu_seconds": 3.0}')  # of a version before this one
     train(folder, replace(RECIPE, steps=20))
     assert len(list(folder.glob("network-*.safetensors"))) == 1
     (after,) = segment(folder, new)
