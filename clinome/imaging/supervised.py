@@ -30,7 +30,7 @@ from clinome.imaging.prediction import Recipe
 from clinome.imaging.targets import Coded, decode, loss
 from clinome.nn.weights import Report, load_weights
 from clinome.train.batches import Drawn, example_generator, permutation
-from clinome.train.devices import Mode, reproducible
+from clinome.train.devices import Mode, choose_device, reproducible
 from clinome.train.hooks import Clock
 from clinome.train.loop import Settings, Validate, fit
 from clinome.train.schedules import steps_down, warm_cosine
@@ -262,8 +262,10 @@ def answers(
     recipe: Recipe,
 ) -> dict[str, NDArray[np.float64]]:
     """Return what networks say on average of each target that is to be predicted: (n_rows, 1) numbers, (n_rows, n_classes)
-    probabilities.
+    probabilities; on a GPU where there is one.
     """
+    device = choose_device()
     with reproducible(1):
-        said = [decode(outputs_of(model, images, rows, preparation, recipe), coded, balanced=recipe.balance) for model in models]
+        outputs = (outputs_of(model.to(device), images, rows, preparation, recipe) for model in models)
+        said = [decode(one, coded, balanced=recipe.balance) for one in outputs]
     return {one.name: np.mean([each[one.name] for each in said], axis=0) for one in coded if not one.helps}

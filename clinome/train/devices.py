@@ -39,8 +39,11 @@ class Mode(NamedTuple):
 def reproducible(threads: int) -> Iterator[None]:
     """Within the block torch uses ``threads`` threads and only algorithms that give the same bytes each time.
 
-    On a GPU a few operations have no such algorithm; torch then warns instead of stopping.
+    On a GPU matrix products need a workspace of their own for that (cuBLAS reads it from the environment when it is first used),
+    and a few operations have no such algorithm; torch then warns instead of stopping.
     """
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(threads)
@@ -229,7 +232,10 @@ def join_processes(*, timeout_s: float = 1800) -> Iterator[Processes]:
         yield Processes(0, 1)
         return
     os.environ.update(variables)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "nccl"
+        torch.cuda.set_device(choose_device())  # else what is not a tensor would go through the first GPU in every process
     torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield Processes.joined()

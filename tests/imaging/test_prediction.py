@@ -352,6 +352,23 @@ def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
         predict(tmp_path / "nothing", pictures)
 
 
+def test_networks_are_asked_where_they_run_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU they are moved there before they are asked (here: to torch's device without numbers)."""
+    monkeypatch.setattr(supervised, "choose_device", lambda: torch.device("meta"))
+    asked = []
+
+    def outputs_of(model: torch.nn.Module, *_: object) -> np.ndarray:
+        asked.append({parameter.device.type for parameter in model.parameters()})
+        return np.zeros((3, 1))
+
+    monkeypatch.setattr(supervised, "outputs_of", outputs_of)
+    coded = code((Target("size", "number"),), pl.DataFrame({"size": [1.0, 3.0]}), np.arange(2))
+    networks = [torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)]
+    said = supervised.answers(networks, np.zeros((3, 1, 4, 4)), np.arange(3), coded, Preparation((4, 4)), Recipe())
+    assert asked == [{"meta"}, {"meta"}]
+    assert_allclose(said["size"], 2.0)
+
+
 def test_balanced_networks_say_probabilities_of_the_training_rows() -> None:
     """Bayes: what a balanced network says, at the odds of the training rows; a network that knows nothing says the shares."""
     people = pl.DataFrame({"tone": ["dark"] * 90 + ["light"] * 10, "size": np.arange(100.0)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from clinome.core.errors import StudyError
 from clinome.train import devices
-from clinome.train.devices import Mode, arrange, choose_device, fixed, join_processes, low_precision, moved, quickest
+from clinome.train.devices import Mode, arrange, choose_device, fixed, join_processes, low_precision, moved, quickest, reproducible
 
 
 class Pair(NamedTuple):
@@ -106,6 +107,37 @@ def test_a_gpu_that_is_not_there() -> None:
 def test_what_is_no_device() -> None:
     with pytest.raises(StudyError, match=r"(?s)no device.*tpu"):
         choose_device("tpu")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Torch as it looks on a machine with GPUs, of which this process has the second; what it is told is kept."""
+    told: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: told.append(backend))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: told.append("left"))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    return told
+
+
+def test_every_process_has_a_gpu_of_its_own(two_gpus: list[object]) -> None:
+    assert choose_device() == torch.device("cuda", 1)
+    assert choose_device("cpu") == torch.device("cpu")
+    with join_processes():
+        assert two_gpus == [torch.device("cuda", 1), "nccl"]  # the device first: NCCL sends what is no tensor through it
+    assert two_gpus[2:] == ["left"]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_on_a_gpu_products_are_repeatable_and_what_is_not_only_warns() -> None:
+    with reproducible(1):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
