@@ -10,18 +10,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from clinome.core.errors import OutputError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _PARTIAL = ".partial."
-_NO_SPACE = "No space left on device"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # what a disk says that takes nothing more
+_SYSTEM = re.compile(r"\(os error (\d+)\)")  # so libraries in Rust (Polars, safetensors) pass on what the system said
 
 
 @contextmanager
@@ -44,9 +50,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         if _about(error, path, temporary):
-            got = (
-                error.strerror if isinstance(error, OSError) and error.strerror else _NO_SPACE if _NO_SPACE in str(error) else error
-            )
+            number = error.errno if isinstance(error, OSError) else _said(error)
+            got = os.strerror(number) if number else error
             do = "choose another folder with --out, or free space"
             raise OutputError("the result cannot be written", where=path, got=got, do=do) from error
         raise
@@ -79,15 +84,32 @@ def _runs(process: int) -> bool:
 def _about(error: Exception, path: Path, temporary: Path) -> bool:
     """Tell an error of writing ``path`` from one of reading something else inside the block (Polars has a class of its own)."""
     if not isinstance(error, OSError):
-        return _NO_SPACE in str(error)
+        return _said(error) in _NO_ROOM
     named = [Path(str(name)) for name in (error.filename, error.filename2) if name is not None]
     return not named or any(name in (path, temporary, *path.parents) for name in named)
+
+
+def _said(error: Exception) -> int | None:
+    """Return the number of the system's error that another kind of error passes on, if any."""
+    found = _SYSTEM.search(str(error))
+    return int(found[1]) if found else None
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically and with sorted keys, so that equal values are equal bytes."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+
+def write_array(path: str | Path, values: NDArray[Any]) -> None:
+    """Write ``values`` as .npy, whole or not at all.
+
+    NumPy's own way to a file goes through C, where what is said when it is closed, a full disk, is lost with the last bytes.
+    """
+    import numpy as np
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(SimpleNamespace(write=file.write), values)
 
 
 def usable_folder(path: str | Path) -> Path:

@@ -36,7 +36,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from clinome.core.errors import FormatError, OutputError, StudyError
-from clinome.core.files import usable_folder, write_json
+from clinome.core.files import usable_folder, write_array, write_json
 from clinome.core.machine import free_disk, free_memory
 from clinome.core.progress import track
 from clinome.formats.picture import read_square
@@ -204,12 +204,12 @@ def _index(folder: Path, n: int, parts: int, key: str) -> np.memmap[Any, Any]:
         pass  # absent, or not what this function leaves: begun anew
     for old in ("decoded.json", "index.npy", "arrays.bin"):
         (folder / old).unlink(missing_ok=True)
-    index = open_memmap(folder / "index.npy", mode="w+", dtype=_ENTRY, shape=(n, parts))
-    index["offset"] = _NOT_YET
-    index.flush()
+    empty = np.zeros((n, parts), _ENTRY)
+    empty["offset"] = _NOT_YET
+    write_array(folder / "index.npy", empty)  # not mapped: writing to a mapped file on a full disk ends the process
     (folder / "arrays.bin").write_bytes(b"")
     write_json(folder / "decoded.json", {"key": key, "n": n, "set_aside": {}})
-    return index
+    return open_memmap(folder / "index.npy", mode="r+")
 
 
 def _refuse_full(decode: Read, todo: NDArray[np.int64], folder: Path) -> None:

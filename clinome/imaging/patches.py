@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinome.core.errors import CohortError, StudyError
-from clinome.core.files import replacing
+from clinome.core.files import replacing, write_array
 from clinome.imaging.geometry import Spread, draw_geometry
 from clinome.imaging.intensity import Change, standardise, vary, z_score
 from clinome.imaging.resample import resample, resample_labels, resample_pair
@@ -195,8 +195,7 @@ def prepare(cases: Iterable[Case], folder: str | Path, preparation: PatchPrepara
         _check(case, classes)
         image, labels = preparation.image(case), preparation.labels(case)
         for name, values in (("image", image), ("labels", labels)):
-            with replacing(folder / f"{number}.{name}.npy") as temporary:
-                np.save(temporary, values)
+            write_array(folder / f"{number}.{name}.npy", values)
         with replacing(folder / f"{number}.spots.npz") as temporary:
             np.savez(temporary, **_spots(labels, number))  # type: ignore[arg-type]
         with replacing(of_case) as temporary:

@@ -206,6 +206,11 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
     assert shown.code == 1
     assert shown.err.startswith("error: the disk is too full for the decoded pictures\n  where: ")
     assert "do:       free space, name another folder, or choose a smaller size" in shown.err
+    with (tiny_disk / "filler").open("wb") as file, pytest.raises(OSError, match="No space left"):
+        file.write(bytes(1 << 20))  # not a byte is left
+    shown = say(["predict", "--model", tiny_disk, "--images", scans / "squares", "--out", tiny_disk / "new"], monkeypatch, capsys)
+    assert shown.code == 1
+    assert shown.err.startswith("error: the result cannot be written\n"), shown.err
     (tiny_disk / "filler").write_bytes(bytes(72 << 10))
     words = ["measure", "--images", scans / "blocks/images.parquet", "--structure", "volumes", "--names", "front,back"]
     shown = say([*words, "--out", tiny_disk / "volumes"], monkeypatch, capsys)

@@ -3,16 +3,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from clinome.core import schema
 from clinome.core.errors import FormatError, MissingExtra, OutputError, SchemaError, need
-from clinome.core.files import file_name, remove_half_written, replacing, usable_folder, write_json
+from clinome.core.files import file_name, own_folder, remove_half_written, replacing, usable_folder, write_json
 from clinome.core.progress import track
 from clinome.core.provenance import checksum, fingerprint, provenance
 from clinome.core.shards import map_shards
@@ -90,6 +92,24 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
         usable_folder(tmp_path / "file" / "inside")
     assert usable_folder(tmp_path / "a" / "b").is_dir()
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_folder_holds_the_results_of_one_kind_and_is_free_while_it_holds_none(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert own_folder(out, "clinome segment") == own_folder(out, "clinome measure") == out  # nothing was written yet
+    (out / "volumes.parquet").touch()
+    (out / ".99999999.partial.volumes.parquet").touch()
+    with pytest.raises(OutputError) as refused:
+        own_folder(out, "clinome segment")
+    assert str(refused.value) == (
+        f"the folder holds results of another kind\n  where:    {out}\n  got:      clinome measure\n  expected: clinome segment\n"
+        "  do:       name another folder with --out, or remove this one"
+    )
+    own_folder(out, "clinome measure")
+    assert {path.name for path in out.iterdir()} == {"made_by.json", "volumes.parquet"}
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "table.parquet").touch()
+    assert own_folder(tmp_path / "older", "clinome predict")  # of a version that left no mark
 
 
 def test_names_of_files_are_distinct_on_every_file_system() -> None:
@@ -191,3 +211,23 @@ def test_a_lossless_cast_is_made_and_a_lossy_one_refused() -> None:
     assert schema.check(frame, schema.METRICS)["value"].dtype == pl.Float64
     with pytest.raises(SchemaError, match="wrong type"):
         schema.check(frame.with_columns(pl.lit("high").alias("value")), schema.METRICS)
+
+
+def test_an_array_on_a_disk_that_takes_no_more_is_an_error_not_a_shorter_array(tmp_path: Path) -> None:
+    """A limit of 3,000 bytes a file cuts the last bytes of 3,200, which NumPy's own writing loses without a word."""
+    code = """
+import resource, numpy as np
+from clinome.core.files import write_array, write_json
+from clinome.core.errors import OutputError
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+for write in (lambda: write_array("a.npy", np.ones(3072, np.uint8)), lambda: write_json("a.json", "x" * 4000)):
+    try:
+        write()
+    except OutputError as error:
+        print(error.what, "File too large" in str(error))
+write_array("b.npy", np.arange(300.0).reshape(3, 100)[:, ::2])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "the result cannot be written True\n" * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["b.npy"]
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), np.arange(300.0).reshape(3, 100)[:, ::2])
