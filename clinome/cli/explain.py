@@ -25,8 +25,9 @@ def explain(
         typer.Option(help="What to explain: age, kind (each image's likeliest class), kind:light; may be repeated. [default: all]"),
     ] = None,
     baseline: Annotated[
-        Nothing, typer.Option(help="What 'nothing there' is: the image's mean, a blurred copy, or its darkest value.")
-    ] = Nothing.mean,
+        Nothing | None,
+        typer.Option(help="What 'nothing there' is: the image's mean, a blurred copy (segmenters' default), its darkest value."),
+    ] = None,
     window: Annotated[int | None, typer.Option(help="Pixels a side that occlusion covers. [default: an eighth]")] = None,
     tolerance: Annotated[float, typer.Option(help="Share by which integrated gradients may miss what they add up to.")] = 0.01,
     along: Annotated[
@@ -74,7 +75,7 @@ def explain(
     from clinome.studies.maps import How
 
     methods = tuple(one.value for one in method or [Asked.integrated_gradients])
-    how = How(methods, baseline.value, window, tolerance)  # type: ignore[arg-type]
+    how = How(methods, baseline and baseline.value, window, tolerance)  # type: ignore[arg-type]
     table = explain_images(model, pictures, out, targets=tuple(target or ()), how=how, threads=threads)
     seen = table["image_id"].n_unique()
     typer.echo(f"{table['map_path'].count()} maps of {seen} images: {out / 'explanations.parquet'}; look at {out / 'pictures'}")

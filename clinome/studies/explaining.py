@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clinome.core.errors import NotConverged, StudyError
+from clinome.core.errors import FormatError, NotConverged
 from clinome.core.files import file_name, own_folder, usable_folder, write_json
 from clinome.core.progress import track
 from clinome.core.provenance import fingerprint, write_provenance
@@ -70,7 +70,9 @@ def explain_images(
         Once all is written, when integrated gradients of some images do not add up.
     """
     how = how or How()
-    out, found, asked, aside = _asked(model, pictures, out, targets, how)
+    segments = (model / "segmenter.json").is_file()
+    how = replace(how, baseline=how.baseline or ("blurred" if segments else "mean"))
+    out, found, asked, aside = _asked(model, pictures, out, targets, how, segments=segments)
     key = fingerprint(asked.files, content_key(asked.images, found.root), asked.images.rows(), list(targets), how)
     stages, rows = Stages(usable_folder(out / "work")), list[dict[str, Any]]()
     names = _names(asked.images["image_id"].to_list())
@@ -99,10 +101,10 @@ def explain_images(
 
 
 def _asked(
-    model: Path, pictures: Pictures, out: Path, targets: Sequence[str], how: How
+    model: Path, pictures: Pictures, out: Path, targets: Sequence[str], how: How, *, segments: bool
 ) -> tuple[Path, Listed, Asked, pl.DataFrame]:
     """Return the folder, the images, the model as it is asked, and what is set aside so far; targets and methods are seen first."""
-    if (model / "segmenter.json").is_file():
+    if segments:
         found = listed(pictures)
         asked = of_segmenter(model, found, pictures, targets)
         for method in how.methods:
@@ -155,28 +157,26 @@ def _explained(group: Group, images: pl.DataFrame, names: list[str], how: How, o
 def _sanity(asked: Asked, how: How, stages: Stages, key: str) -> pl.DataFrame:
     """Return how alike each method's maps stay when the network is randomised (``core.schema.SANITY``)."""
     if not stages.has("sanity.parquet", key):
-        rows = []
-        group = _first(asked)
-        for method in how.methods:
-            for question in [] if group.note else group.questions:
-                rows += _randomised(method, group, question, how)
+        tested = _tested(asked)
+        rows = [row for method in how.methods for group, question in tested for row in _randomised(method, group, question, how)]
         table = pl.DataFrame(rows, schema={c.name: c.dtype for c in SANITY.columns})
         with stages.making("sanity.parquet", key) as temporary:
             table.write_parquet(temporary)
     return check(pl.read_parquet(stages.folder / "sanity.parquet"), SANITY)
 
 
-def _first(asked: Asked) -> Group:
-    """Return a few pictures to test on: those of the first group with something to ask about."""
-    last = None
+def _tested(asked: Asked) -> list[tuple[Group, Question]]:
+    """Return what to test on: of the first few pictures with something to ask about, the first group that asks for each target."""
+    found: dict[str, tuple[Group, Question]] = {}
     for start in range(0, asked.images.height, _TESTED):
         for group in asked.groups(list(range(start, min(start + _TESTED, asked.images.height)))):
-            if not group.note:
-                return group
-            last = group
-    if last is None:
-        raise StudyError("no image can be explained", got=next(iter(asked.faults.values()), ("none",))[0])
-    return last
+            for question in [] if group.note else group.questions:
+                found.setdefault(question.target, (group, question))
+        if found:
+            return list(found.values())
+    if len(asked.faults) == asked.images.height:
+        raise FormatError("no image can be explained", got=next(iter(asked.faults.values()))[1])
+    return []
 
 
 def _randomised(method: str, group: Group, question: Question, how: How) -> list[dict[str, Any]]:

@@ -36,7 +36,8 @@ class How:
         Of 'integrated-gradients', 'occlusion', 'grad-cam' and 'attention'.
     baseline
         What 'nothing' is for integrated gradients and occlusion: the picture's 'mean' everywhere, a 'blurred' copy (by a sixteenth
-        of its side), or its 'darkest' value everywhere.
+        of its side), or its 'darkest' value everywhere. None: the mean for a predictor; a blurred copy for a segmenter, whose
+        norms are mostly of the picture itself and jump where it is flat.
     window
         Sides of the window that occlusion covers, in pixels; an eighth of the picture's shorter side without it.
     tolerance
@@ -44,7 +45,7 @@ class How:
     """
 
     methods: tuple[Method, ...] = ("integrated-gradients",)
-    baseline: Literal["mean", "blurred", "darkest"] = "mean"
+    baseline: Literal["mean", "blurred", "darkest"] | None = None
     window: int | None = None
     tolerance: float = 0.01
 
@@ -139,7 +140,9 @@ def written(out: Path, name: str, one: dict[str, Any], picture: NDArray[Any], va
         "positive": "where features that speak for it lie; only the pattern is meant",
         "attention": f"attention, not an explanation; full colour at {1 + overlay.above_even(values)[1]:.2g} times an even share",
     }[kind]
-    if one["method"] == "occlusion":
+    if not overlay.strength(values):
+        meaning = "the map is empty: nothing speaks for it" if kind == "positive" else "the map is empty"
+    elif one["method"] == "occlusion":
         meaning = f"red: falls when covered, blue: rises; full colour at {overlay.strength(values):.2g} {one['unit']}"
     caption = [f"{one['image_id']}   {label}: {one['said']:.3g} {one['unit']}", f"{one['method']}: {meaning}"]
     overlay.draw(out / files["picture_path"], picture, values, kind=kind, caption=caption)

@@ -270,4 +270,4 @@ def _around(
         return (scores[:, at] - others.logsumexp(dim=1))[:, inside].mean(dim=1)
 
     note = "" if inside.any() else "the structure was not found"
-    return Group([row], [network], inputs, [Question(name, (None,), f"mean {LOG_ODDS} where drawn", of)], note)
+    return Group([row], [network], inputs, [Question(name, (None,), f"{LOG_ODDS} (mean where drawn)", of)], note)

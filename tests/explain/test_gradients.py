@@ -97,7 +97,17 @@ def test_a_jump_is_reported_and_can_be_marked() -> None:
         integrated_gradients(jump, x)
     marked = integrated_gradients(jump, x, when_missed="mark")
     assert marked.completeness.holds.tolist() == [True, False]
-    assert marked.steps.tolist() == [9, 2187]
+    assert marked.steps.tolist() == [9, 81]  # more steps do not bring it nearer
+
+
+def test_a_flat_baseline_under_an_instance_norm_is_a_jump_and_a_blurred_one_is_not() -> None:
+    torch.manual_seed(3)
+    norm = nn.InstanceNorm2d(4, eps=1e-12)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Tanh(), nn.Flatten(), nn.Linear(4 * 14 * 14, 1))
+    x = torch.randn(2, 1, 16, 16)
+    with pytest.raises(NotConverged, match="take another baseline"):
+        integrated_gradients(model, x)
+    assert integrated_gradients(model, x, baseline=baselines.blurred(1.0)).completeness.holds.all()
 
 
 def test_completeness_refuses_what_is_no_attribution() -> None:

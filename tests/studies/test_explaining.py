@@ -183,11 +183,12 @@ def test_a_segmenter_is_asked_for_its_structure_in_the_patch_around_it(discs: Pa
     how = How(("integrated-gradients", "occlusion"))
     table = explain_images(discs / "model", Pictures(discs / "images.csv"), out, how=how, threads=1)
     one = table.filter(pl.col("image_id") == "one")
-    assert one["unit"].unique().to_list() == ["mean log odds where drawn"]
+    assert one["unit"].unique().to_list() == ["log odds (mean where drawn)"]
     assert (one["said"] > 0).all()
     values = np.load(out / one["map_path"][0])
     assert values.shape == (16, 16)
     assert values.sum() == pytest.approx(one["attributed"][0], rel=1e-4)
+    assert set(likeness(pl.read_parquet(out / "sanity.parquet"))["target"]) == {"disc"}
     none = table.filter(pl.col("image_id") == "none")
     assert none["note"].to_list() == ["the structure was not found"] * 2
     assert none["said"].null_count() == 2
