@@ -11,7 +11,7 @@ from clinome.cli._choices import Precision
 
 
 def embed(
-    images: Annotated[Path, typer.Option(help="Images table, or a folder of DICOM, PNG, JPEG or TIFF files.", show_default=False)],
+    images: Annotated[Path, typer.Option(help="Images table, or a folder of DICOM, NIfTI, PNG or JPEG files.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write into; made when it is not there.", show_default=False)],
     network: Annotated[
         str | None,
@@ -32,7 +32,7 @@ def embed(
         bool | None, typer.Option("--mirror/--no-mirror", help="Flip left eyes. [default: as the network was taught]")
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="float32 gives the same bytes anywhere; measure takes what is quickest here.")
+        Precision, typer.Option(help="float32: same bytes whatever the threads; measure: the quickest on this machine.")
     ] = Precision.float32,
     modality: Annotated[str | None, typer.Option(help="DICOM modality of the files to take, e.g. DX.")] = None,
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 1,

@@ -57,7 +57,12 @@ def explain(
     from clinome.studies.task_file import Pictures
 
     pictures = Pictures(images, modality=modality)
-    if along is not None or variant is not None:
+    ordered = along is not None or variant is not None
+    if ordered and (method or target or baseline or window):
+        raise StudyError("--method, --target, --baseline and --window ask a trained model, --along and --variant people's images")
+    if not ordered and (phenotypes or genotypes or covariates):
+        raise StudyError("nothing says along what images are ordered", do="name --along or --variant")
+    if ordered:
         from clinome.studies.traversing import Along, traverse_images
 
         asked = Along(along, phenotypes, variant, genotypes, covariates, groups=groups, size=size)

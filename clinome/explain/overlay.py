@@ -3,7 +3,7 @@
 Signed maps are red where a place speaks for the answer and blue where it speaks against it; maps without a sign are yellow to
 red. Attention has a colour of its own, green, so that it is not taken for an attribution, and shows where there is more of it than
 evenly. Colour is as opaque as the map is strong; where it is full stands below, for a map without its scale says nothing. Of a
-volume the three slices are shown (one along each axis) that hold most of the map.
+volume the three slices are shown (one along each axis) that hold most of the map, with the head above.
 
 >>> picture = np.zeros((1, 4, 4)); values = np.zeros((4, 4)); values[1, 2] = 2.0
 >>> drawn = overlay(picture, values, kind="signed", scale=2.0)
@@ -118,4 +118,5 @@ def _slices(picture: NDArray[Any], values: NDArray[np.floating]) -> list[tuple[N
         return [(picture, values)]
     size = np.abs(np.nan_to_num(values))
     most = [int(size.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
-    return [(picture.take(at, axis=axis + 1), np.asarray(values.take(at, axis=axis))) for axis, at in enumerate(most)]
+    cut = [(picture.take(at, axis=axis + 1), np.asarray(values.take(at, axis=axis))) for axis, at in enumerate(most)]
+    return [cut[0], *((seen[:, ::-1], some[::-1]) for seen, some in cut[1:])]  # depth runs from feet to head: the head above

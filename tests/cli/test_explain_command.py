@@ -56,6 +56,8 @@ def test_exact_errors(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("--method", "attention"), "this network has no attention to show"),
         (("--target", "age"), "the predictor has no such target"),
         (("--along", "dim01"), "this folder holds no encoder of people's pictures"),
+        (("--along", "dim01", "--method", "occlusion"), "--along and --variant people's images"),
+        (("--genotypes", "g.bed"), "nothing says along what images are ordered"),
         (("--variant", "rs1"), "nothing says where the variant is"),
         (("--variant", "rs1", "--along", "dim01", "--genotypes", "g.bed"), "name one of --along and --variant"),
     ):

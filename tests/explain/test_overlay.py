@@ -51,7 +51,7 @@ def test_of_a_volume_the_slices_with_most_of_the_map_are_drawn(tmp_path: Path) -
     heights = (20, 30, 30)  # axial, coronal, sagittal
     factor = -(-224 // 30)
     tops = np.cumsum((0, *heights)) * factor
-    places = [(11, 10 + 3), (7, 10 + 3), (7, 20 + 11)]
+    places = [(11, 10 + 3), (29 - 7, 10 + 3), (29 - 7, 20 + 11)]
     for top, bottom, place in zip(tops[:-1], tops[1:], places, strict=True):
         mine = red[(red[:, 0] >= top) & (red[:, 0] < bottom)]
         assert ((mine - [top, 0]) // factor == place).all()
