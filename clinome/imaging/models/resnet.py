@@ -5,7 +5,8 @@
 The four stages have 64, 128, 256, 512 channels (four times that from 50 layers on); each after the first halves the sides. The
 network of 50 and 101 layers has its stride in the 3 × 3 convolution ("v1.5", as torchvision), where the paper had it in the first
 1 × 1. With ``stem="small"`` the first convolution is 3 × 3 with stride 1 and no pooling, for pictures of about 28 pixels, as in
-MedMNIST's ResNet-18. With ``dims=3`` every kernel has a third axis, and the layout is MONAI's (with ``conv1_t_stride=2``,
+MedMNIST's ResNet-18. ``shortcuts=False`` leaves the ways around away: the paper's plain networks, which deeper designs are compared
+with. With ``dims=3`` every kernel has a third axis, and the layout is MONAI's (with ``conv1_t_stride=2``,
 ``bias_downsample=False``).
 
 References
@@ -22,7 +23,7 @@ Yang J, Shi R, Wei D, et al. MedMNIST v2. Sci Data 10, 41 (2023), doi:10.1038/s4
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,6 +54,7 @@ class Config:
     stem: Literal["large", "small"] = "large"
     norm: Norm = "batch"
     pool: Pool = "average"
+    shortcuts: bool = True
 
     @classmethod
     def tiny(cls) -> Config:
@@ -100,8 +102,11 @@ class Block(nn.Module):
 
     expansion = 1
 
-    def __init__(self, before: int, width: int, stride: int, *, dims: int, kind: Norm, around: nn.Module | None) -> None:
+    def __init__(
+        self, before: int, width: int, stride: int, *, dims: int, kind: Norm, around: nn.Module | None, shortcut: bool
+    ) -> None:
         super().__init__()
+        self.shortcut = shortcut
         convolution = _CONVOLUTION[dims]
         self.conv1 = convolution(before, width, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm(kind, width, dims)
@@ -112,8 +117,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add what the convolutions find to what came in."""
         found = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        found = self.bn2(self.conv2(found))
-        return F.relu(found + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        return _with(self.bn2(self.conv2(found)), x, self)
 
 
 class Bottleneck(nn.Module):
@@ -121,8 +125,11 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, before: int, width: int, stride: int, *, dims: int, kind: Norm, around: nn.Module | None) -> None:
+    def __init__(
+        self, before: int, width: int, stride: int, *, dims: int, kind: Norm, around: nn.Module | None, shortcut: bool
+    ) -> None:
         super().__init__()
+        self.shortcut = shortcut
         convolution = _CONVOLUTION[dims]
         self.conv1 = convolution(before, width, 1, bias=False)
         self.bn1 = norm(kind, width, dims)
@@ -136,8 +143,14 @@ class Bottleneck(nn.Module):
         """Add what the convolutions find to what came in."""
         found = F.relu(self.bn1(self.conv1(x)), inplace=True)
         found = F.relu(self.bn2(self.conv2(found)), inplace=True)
-        found = self.bn3(self.conv3(found))
-        return F.relu(found + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        return _with(self.bn3(self.conv3(found)), x, self)
+
+
+def _with(found: Tensor, x: Tensor, block: Block | Bottleneck) -> Tensor:
+    """Add the way around a block, where it has one, to what its convolutions found."""
+    if block.shortcut:
+        found = found + (x if block.downsample is None else block.downsample(x))
+    return F.relu(found, inplace=True)
 
 
 class Model(nn.Module):
@@ -198,10 +211,11 @@ def _stage(
     """Return a stage: the first block changes sides and channels, the others keep them."""
     after = kind.expansion * width
     around: nn.Module | None = None
-    if stride != 1 or before != after:
+    if config.shortcuts and (stride != 1 or before != after):
         around = nn.Sequential(
             _CONVOLUTION[config.dims](before, after, 1, stride=stride, bias=False), norm(config.norm, after, config.dims)
         )
-    made = [kind(before, width, stride, dims=config.dims, kind=config.norm, around=around)]
-    made += [kind(after, width, 1, dims=config.dims, kind=config.norm, around=None) for _ in range(blocks - 1)]
+    given: dict[str, Any] = {"dims": config.dims, "kind": config.norm, "shortcut": config.shortcuts}
+    made = [kind(before, width, stride, around=around, **given)]
+    made += [kind(after, width, 1, around=None, **given) for _ in range(blocks - 1)]
     return nn.Sequential(*made)

@@ -132,3 +132,17 @@ def test_a_vit_refuses_pictures_of_another_side_and_patches_that_do_not_fit() ->
         made(vit, vit.Config.tiny())(torch.zeros(1, 3, 64, 48))
     with pytest.raises(SchemaError, match="whole patches"):
         vit.Model(replace(vit.Config.tiny(), size=33))
+
+
+@pytest.mark.parametrize("layers", [18, 50])
+def test_a_plain_network_is_the_residual_one_without_its_ways_around(layers: Any) -> None:
+    with_, without = (
+        made(resnet, resnet.Config(layers=layers, width=8, outputs=2, stem="small", shortcuts=around)) for around in (True, False)
+    )
+    assert sum(1 for name, _ in with_.named_parameters() if "downsample" in name) > 0
+    kept = {name: tuple(value.shape) for name, value in with_.named_parameters() if "downsample" not in name}
+    assert {name: tuple(value.shape) for name, value in without.named_parameters()} == kept
+    block: Any = without.layer1[1]  # type: ignore[index]
+    x = torch.randn(2, block.conv1.in_channels, 6, 6)
+    torch.nn.init.zeros_((block.bn2 if layers == 18 else block.bn3).weight)
+    assert block.eval()(x).abs().max() == 0  # nothing goes around it
