@@ -15,9 +15,7 @@ def explain(
     out: Annotated[Path, typer.Option(help="The folder to write into; made when it is not there.", show_default=False)],
     model: Annotated[
         Path | None,
-        typer.Option(
-            help="What `clinome train` wrote, or `segmenter` in it; for --along and --variant what `clinome phenotype` wrote."
-        ),
+        typer.Option(help="What `clinome train` wrote; for --along and --variant what `clinome phenotype` wrote."),
     ] = None,
     method: Annotated[list[Asked] | None, typer.Option(help="How to ask; may be repeated. [default: integrated-gradients]")] = None,
     target: Annotated[
@@ -86,6 +84,6 @@ def explain(
     typer.echo(f"{table['map_path'].count()} maps of {seen} images: {out / 'explanations.parquet'}; look at {out / 'pictures'}")
     for name, what, alike in likeness(pl.read_parquet(out / "sanity.parquet")).iter_rows():
         said = "cannot be compared" if alike is None else f"{alike:.2f}"
-        doubt = "" if alike is not None and alike <= BELIEVED else f"; not below {BELIEVED}: do not believe these maps"
-        typer.echo(f"  {name} of {what}: rank correlation with the maps of a random network {said}{doubt}")
+        doubt = "" if alike is not None and abs(alike) <= BELIEVED else f"; not within ±{BELIEVED}: do not believe these maps"
+        typer.echo(f"  {name} of {what}: rank correlation with the maps of random networks {said}{doubt}")
     print_set_aside(out, seen)

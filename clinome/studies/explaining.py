@@ -40,10 +40,11 @@ from clinome.studies.questions import Asked, Group, Question, chosen_targets, ki
 from clinome.studies.task_file import Pictures
 from clinome.train.devices import reproducible
 
-BELIEVED = 0.5  # largest rank correlation with the maps of a randomised network
+BELIEVED = 0.5  # largest size of the rank correlation with the maps of randomised networks
 _BY = "clinome explain, a model"
 _TOGETHER = 16  # pictures between two entries into the list of what is done
 _TESTED = 4  # pictures on which a method is tested
+_DRAWS = 3  # random networks for that: of one, a coarse map may be alike by chance
 
 
 def explain_images(
@@ -56,6 +57,8 @@ def explain_images(
 
     Parameters
     ----------
+    model
+        What `clinome train` wrote, or the folder `segmenter` in it.
     targets
         What is explained: a target ('age'; of classes the likeliest of each picture), a class ('kind:light'), or a structure of a
         segmenter; all by default.
@@ -70,6 +73,7 @@ def explain_images(
         Once all is written, when integrated gradients of some images do not add up.
     """
     how = how or How()
+    model = model / "segmenter" if (model / "segmenter" / "segmenter.json").is_file() else model
     segments = (model / "segmenter.json").is_file()
     how = replace(how, baseline=how.baseline or ("blurred" if segments else "mean"))
     out, found, asked, aside = _asked(model, pictures, out, targets, how, segments=segments)
@@ -183,12 +187,14 @@ def _randomised(method: str, group: Group, question: Question, how: How) -> list
     def attribute(network: nn.Module, inputs: Tensor) -> Tensor:
         return torch.from_numpy(map_of(method, network, inputs, question.of, how, quick=True).maps)
 
-    how_tested: dict[str, Any] = {"points": 3, "signed": kind_of(method) == "signed"}
-    found = randomise_model(group.networks[0], group.inputs, attribute, generator=torch.Generator().manual_seed(0), **how_tested)
-    alike = [float(np.nanmean(some)) if np.isfinite(some).any() else None for some in found.similarity]
+    how_tested: dict[str, Any] = {"points": 2, "signed": kind_of(method) == "signed"}
+    generator = torch.Generator().manual_seed(0)
+    draws = [randomise_model(group.networks[0], group.inputs, attribute, generator=generator, **how_tested) for _ in range(_DRAWS)]
+    alike = np.concatenate([one.similarity for one in draws], axis=1)  # (layers, draws × images)
+    means = [float(np.nanmean(some)) if np.isfinite(some).any() else None for some in alike]
     return [
         {"method": method, "target": question.target, "down_to": layer, "similarity": value, "n": len(group.inputs)}
-        for layer, value in zip(found.layers, alike, strict=True)
+        for layer, value in zip(draws[0].layers, means, strict=True)
     ]
 
 
@@ -204,7 +210,7 @@ def _summary(model: Path, table: pl.DataFrame, sanity: pl.DataFrame, how: How) -
 
 
 def likeness(sanity: pl.DataFrame) -> pl.DataFrame:
-    """Return, of each method and target, the rank correlation of its maps with those of the wholly randomised network."""
+    """Return, of each method and target, the rank correlation of its maps with those of wholly randomised networks."""
     return sanity.group_by("method", "target", maintain_order=True).agg(pl.col("similarity").last())
 
 

@@ -125,7 +125,7 @@ def _own(path: Path) -> tuple[Path, Predictor | None] | None:
         return _only(sorted(known.folder.glob("*.safetensors")), path), known
     if (path / "embedding.json").is_file():
         return _only(sorted(path.glob("encoder*.safetensors")), path), None
-    if (path / "segmenter.json").is_file():
+    if (path / "segmenter.json").is_file() or (path / "segmenter" / "segmenter.json").is_file():
         do = "name a predictor, an encoder, or weights of another program"
         raise StudyError("a segmenter has no features of whole pictures", got=path, do=do)
     if path.suffix != ".safetensors" or not is_saved_model(path):

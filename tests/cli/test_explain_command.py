@@ -33,7 +33,7 @@ def test_maps_their_sanity_and_what_was_set_aside(
     shown = say(words(model, tmp_path / "why", *asked), monkeypatch, capsys)
     assert shown.code == 0, shown.err
     assert "6 maps of 3 images" in shown.out
-    assert "occlusion of kind: rank correlation with the maps of a random network" in shown.out
+    assert "occlusion of kind: rank correlation with the maps of random networks" in shown.out
     assert "1 of 4 images set aside: 1 × the file is empty" in shown.out
     table = pl.read_parquet(tmp_path / "why" / "explanations.parquet")
     assert all((tmp_path / "why" / name).is_file() for name in (*table["map_path"], *table["picture_path"]))

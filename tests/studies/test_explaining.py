@@ -172,7 +172,9 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cases.append(Case(f"{k}", values[None], labels, participant_id=f"{k}"))
     recipe = SegmenterRecipe((16, 16), batch=4, steps=60, learning_rate=1e-2, average=0.9, precision="float32", validations=1)
     config = unet.Config(channels_in=1, outputs=2, widths=(8, 16), norm="batch")
-    train_segmenter(cases[:5], cases[5:7], network=unet, config=config, recipe=recipe, folder=folder / "model", structures=["disc"])
+    train_segmenter(
+        cases[:5], cases[5:7], network=unet, config=config, recipe=recipe, folder=folder / "model/segmenter", structures=["disc"]
+    )
     rows = [("one", "a", "7.png"), ("none", "b", "8.png"), ("volume", "c", "0.npy")]
     pl.DataFrame(rows, schema=["image_id", "participant_id", "path"], orient="row").write_csv(folder / "images.csv")
     return folder
@@ -194,6 +196,6 @@ def test_a_segmenter_is_asked_for_its_structure_in_the_patch_around_it(discs: Pa
     assert none["said"].null_count() == 2
     assert pl.read_parquet(out / "set_aside.parquet")["image_id"].to_list() == ["volume"]
     with pytest.raises(StudyError, match="draws no such structure"):
-        explain_images(discs / "model", Pictures(discs / "images.csv"), tmp_path / "b", targets=["cup"])
+        explain_images(discs / "model/segmenter", Pictures(discs / "images.csv"), tmp_path / "b", targets=["cup"])
     with pytest.raises(StudyError, match="whose last features are its answer"):
         explain_images(discs / "model", Pictures(discs / "images.csv"), tmp_path / "c", how=How(("grad-cam",)))

@@ -149,7 +149,7 @@ SANITY = Table(
         Column("method", pl.String, "as in explanations", nullable=False),
         Column("target", pl.String, "as in explanations", nullable=False),
         Column("down_to", pl.String, "the layer down to which weights were randomised, from the output", nullable=False),
-        Column("similarity", pl.Float64, "rank correlation of the maps with the trained network's; null of flat maps"),
+        Column("similarity", pl.Float64, "mean rank correlation of the maps with the trained network's; null of flat maps"),
         Column("n", pl.Int64, "images it rests on", nullable=False),
     ),
     key=("method", "target", "down_to"),
