@@ -10,7 +10,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -85,10 +85,24 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 @contextmanager
 def low_precision(model: nn.Module, on: bool = True) -> Iterator[None]:
-    """Within the block ``model(...)`` computes in bfloat16 (autocast) and returns float32; its other methods are untouched."""
+    """Within the block ``model(...)`` computes in bfloat16 (autocast) and returns float32; its other methods are untouched.
+
+    On a processor, convolutions of fewer pixels a side than their kernel has stay in float32: there oneDNN (of torch 2.13) leaves
+    memory that was never written in the gradient of the weights, or writes beyond it.
+    """
     if not on:
         yield
         return
+    with ExitStack() as stack:
+        for part in model.modules():
+            if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                stack.enter_context(_exact_when_small(part))
+        stack.enter_context(_autocast(model))
+        yield
+
+
+@contextmanager
+def _autocast(model: nn.Module) -> Iterator[None]:
     own, forward = vars(model).get("forward"), model.forward
 
     def cast(*args: Any, **named: Any) -> Any:
@@ -104,6 +118,25 @@ def low_precision(model: nn.Module, on: bool = True) -> Iterator[None]:
             del model.forward
         else:
             model.forward = own
+
+
+@contextmanager
+def _exact_when_small(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Iterator[None]:
+    """Within the block ``convolution`` is exact, on a processor, where its input has fewer pixels a side than its kernel."""
+    plain: Any = convolution._conv_forward
+    sides = convolution.kernel_size
+
+    def guarded(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        small = x.device.type == "cpu" and any(have < side for have, side in zip(x.shape[-len(sides) :], sides, strict=True))
+        with torch.autocast("cpu", enabled=False) if small else nullcontext():
+            found: Tensor = plain(x.float() if small else x, weight, bias)
+        return found
+
+    convolution._conv_forward = guarded  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        del convolution._conv_forward
 
 
 def _float32(value: Any) -> Any:
@@ -207,6 +240,27 @@ class Processes(NamedTuple):
         shared = [value]
         torch.distributed.broadcast_object_list(shared, src=0)
         return shared[0]
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """Return what ``make`` returns in process 0; where it fails there, all processes raise, and none waits for the others.
+
+        Raises
+        ------
+        StudyError
+            In the other processes, when ``make`` raises in process 0, which raises its own error.
+        """
+        made, failed = None, None
+        if self.rank == 0:
+            try:
+                made = make()
+            except Exception as error:
+                failed = error
+        made, why = self.first((made, None if failed is None else f"{type(failed).__name__}: {failed}"))
+        if failed is not None:
+            raise failed
+        if why is not None:
+            raise StudyError("process 0 failed", got=why, do="look at its own error")
+        return made
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give ``tensors`` the values they have in process 0."""
