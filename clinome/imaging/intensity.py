@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from clinome.core.errors import StudyError
 
 Values = NDArray[np.float32]
+_ROUNDING = 1e-6  # of the mean: deviations in which a picture of one value comes out of float32 sums
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green, blue in 0–1
 _DEGREE = 3  # of the polynomial of a bias field
 
@@ -77,11 +78,15 @@ def imagenet(pixels: NDArray[np.uint8]) -> Values:
 def z_score(values: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> Values:
     """Give each channel mean 0 and standard deviation 1 within ``mask``, shape of the spatial axes (None: everywhere).
 
-    What MR wants, whose units are arbitrary. A channel that does not vary becomes 0.
+    What MR wants, whose units are arbitrary. A channel that does not vary, but for the rounding of a resample, becomes 0.
     """
     inside = [channel[mask] if mask is not None and mask.any() else channel for channel in values]
     mean = [float(x.mean(dtype=np.float64)) for x in inside]
-    return standardise(values, mean, [float(x.std(dtype=np.float64)) for x in inside])
+    std = [float(x.std(dtype=np.float64)) for x in inside]
+    flat = np.array([s <= _ROUNDING * abs(m) for s, m in zip(std, mean, strict=True)])
+    found = standardise(values, mean, std)
+    found[flat] = 0.0
+    return found
 
 
 def percentile_window(values: NDArray[Any], low: float = 0.5, high: float = 99.5, mask: NDArray[np.bool_] | None = None) -> Values:

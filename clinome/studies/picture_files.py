@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,10 +170,10 @@ def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int, kind: Ki
     ``kind`` is what a network takes; by default that of most of a few images spread over all. Grey and colour become each other.
     """
     rows = found.images.to_dicts()
-    axes, channels = kind or _usual(found, rows, pictures)
+    wanted = kind or usual(found, pictures)
 
     def decode(k: int) -> Sample:
-        values = _channels(read_image(found.root, rows[k], pictures).values, axes, channels, where=rows[k]["path"])
+        values = fitting(read_image(found.root, rows[k], pictures), wanted, where=rows[k]["path"]).values
         if pictures.mirror and rows[k].get("laterality") == "left":
             values = values[..., ::-1]
         width = [max(side / (2 * size), 1.0) for side in values.shape[1:]]
@@ -184,34 +184,44 @@ def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int, kind: Ki
 
     paths = [path for path in found.images["path"] if (found.root / path).is_file()]
     stamps = content_key(found.images.filter(pl.col("path").is_in(paths)), found.root)
-    key = fingerprint(stamps, rows, size, pictures.modality, pictures.mirror, axes, channels)
+    key = fingerprint(stamps, rows, size, pictures.modality, pictures.mirror, wanted)
     return Kept(decode_once(decode, len(rows), folder=out / "decoded", key=key))
 
 
-def _usual(found: Listed, rows: list[dict[str, Any]], pictures: Pictures) -> Kind:
+def usual(found: Listed, pictures: Pictures) -> Kind:
     """Return the most frequent kind of up to 16 images spread over all; the simpler one of two that are as frequent."""
     seen: Counter[Kind] = Counter()
-    for k in np.unique(np.linspace(0, len(rows) - 1, _PROBES).astype(int)):
+    for k in np.unique(np.linspace(0, found.images.height - 1, _PROBES).astype(int)).tolist():
         try:
-            values = read_image(found.root, rows[k], pictures).values
+            values = read_image(found.root, found.images.row(k, named=True), pictures).values
         except FormatError:
             continue
         seen[Kind(values.ndim - 1, len(values))] += 1
     return min(seen, key=lambda kind: (-seen[kind], kind)) if seen else Kind(2, 1)
 
 
-def _channels(values: NDArray[Any], axes: int, channels: int, *, where: str) -> NDArray[Any]:
-    """Return a picture with the wanted channels: grey is the mean of colours, colours are grey repeated."""
+def fitting(scan: Scan, kind: Kind, *, where: str) -> Scan:
+    """Return the scan as a network of a ``kind`` takes it: grey is the mean of colours, colours are grey repeated.
+
+    Raises
+    ------
+    FormatError
+        For a picture among volumes or a volume among pictures, another number of channels, or values that are not finite.
+    """
+    values, (axes, channels) = scan.values, kind
     if values.ndim - 1 != axes:
         names = {2: "a picture", 3: "a volume"}
         raise FormatError("the image is of another kind", where=where, got=names.get(values.ndim - 1), expected=names[axes])
-    if len(values) == channels:
-        return values
+    if values.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(values)))):
+        do = "write a number where nothing was measured"
+        raise FormatError("the image holds values that are not finite", where=where, got=f"{bad:,} of {values.size:,}", do=do)
     if channels == 1 and len(values) == 3:
-        return np.asarray(values.mean(axis=0, keepdims=True, dtype=np.float32))
-    if channels == 3 and len(values) == 1:
-        return np.repeat(values, channels, axis=0)
-    raise FormatError("the image has another number of channels", where=where, got=len(values), expected=channels)
+        values = values.mean(axis=0, keepdims=True, dtype=np.float32)
+    elif channels == 3 and len(values) == 1:
+        values = np.repeat(values, channels, axis=0)
+    if len(values) != channels:
+        raise FormatError("the image has another number of channels", where=where, got=len(values), expected=channels)
+    return replace(scan, values=values)
 
 
 def read_image(root: Path, row: dict[str, Any], pictures: Pictures) -> Scan:

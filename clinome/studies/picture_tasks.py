@@ -30,7 +30,20 @@ from clinome.imaging.scan import Scan
 from clinome.imaging.targets import Target
 from clinome.studies.example_pictures import LeastCertain, Shown, disagreeing, leave_examples, of_overlaps, of_predictions
 from clinome.studies.picture_examples import examples_of, flow_of
-from clinome.studies.picture_files import Kind, Rows, all_aside, decoded, leave, listed, plain, read_image, read_mask, write_mask
+from clinome.studies.picture_files import (
+    Kind,
+    Rows,
+    all_aside,
+    decoded,
+    fitting,
+    leave,
+    listed,
+    plain,
+    read_image,
+    read_mask,
+    usual,
+    write_mask,
+)
 from clinome.studies.picture_groups import with_groups
 from clinome.studies.task_file import Pictures, Predict, Task
 
@@ -86,12 +99,12 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
     pictures of the least certain contours are left for the page.
     """
     from clinome.imaging.dicom_seg import grid_of_series
-    from clinome.imaging.segmenter import segmenter, structures_of
+    from clinome.imaging.segmenter import read_about, segmenter
+    from clinome.nn.saving import config_of
 
-    if not (model / "segmenter.json").is_file():
-        do = "name the folder `segmenter` in what `clinome train` wrote"
-        raise FormatError("this folder holds no segmenter", where=model, do=do)
-    apply, segments = segmenter(model), structures_of(model) if dicom_seg else ()
+    about, apply = read_about(model), segmenter(model)
+    kind = Kind(len(about["recipe"]["patch"]), int(config_of(model / about["network"]).get("channels_in", 1)))
+    segments = about["structures"] if dicom_seg else ()
     out, found = own_folder(out, "clinome segment"), listed(pictures)
     (out / "segmentations.parquet").unlink(missing_ok=True)  # of a run before this one: masks are replaced one by one
     rows, faults, taken, least = [], dict[int, tuple[str, str]](), set[str](), LeastCertain()
@@ -100,7 +113,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
             scan = read_image(found.root, row, pictures)
             if dicom_seg:
                 grid_of_series(scan)  # or refused, before the work
-            one = apply(_case(row, scan))
+            one = apply(_case(row, fitting(scan, kind, where=row["path"])))
             path = write_mask(out, row["image_id"], one.labels, scan, taken=taken, segments=segments)
         except (FormatError, CohortError) as error:  # of another kind than the network was taught
             faults[k] = fault_of(error)
@@ -215,11 +228,12 @@ def _train_segmenter(task: Task, out: Path, pictures: bool) -> pl.DataFrame:
         if not side.height:
             raise CohortError(f"nobody is in the split {name!r}", expected="'train', 'validation' and 'test'")
     faults: dict[str, tuple[str, str]] = {}
+    kind = usual(found, task.images)
 
     def cases(side: pl.DataFrame) -> Iterator[Any]:
         for row in side.iter_rows(named=True):
             try:
-                scan = read_image(found.root, row, task.images)
+                scan = fitting(read_image(found.root, row, task.images), kind, where=row["path"])
                 yield _case(row, scan, read_mask(found.root / row[about.masks], len(about.structures), on=scan))
             except FormatError as error:
                 faults[row["example_id"]] = fault_of(error)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from clinome.core.errors import StudyError
 from clinome.imaging import intensity
-from clinome.imaging.intensity import Change, apply, draw_amounts, vary
+from clinome.imaging.geometry import Spread, draw_geometry
+from clinome.imaging.intensity import Change, apply, draw_amounts, vary, z_score
+from clinome.imaging.resample import resample
 
 ALL = Change(0.3, 0.3, 0.4, 1.0, 0.2, 0.3, 1.0, 0.2, invert=0.5)
 
@@ -109,3 +111,13 @@ def test_wrong_strengths_are_refused():
         Change(invert=1.5)
     with pytest.raises(StudyError, match="ends below its start"):
         intensity.window(np.zeros((1, 2, 2)), 5, 5)
+
+
+def test_a_picture_of_one_value_is_0_however_it_was_moved() -> None:
+    """A turn rounds: without a bound, what is left of the rounding would be blown up to a picture of noise."""
+    spread = Spread(rotation_degrees=20, scale=0.2, shift=0.1)
+    for value in (5.0, 30_000.0, 1e-3, 0.0):
+        moved = resample(np.full((2, 40, 30), value, np.float32), draw_geometry(np.random.default_rng(1), spread, 2), fill="edge")
+        assert not z_score(np.asarray(moved, np.float32)).any()
+    faint = 30_000 + np.random.default_rng(1).integers(0, 2, (1, 40, 30))  # one grey level of 16 bits is a picture
+    np.testing.assert_allclose(z_score(faint).std(), 1, rtol=1e-5)

@@ -166,11 +166,11 @@ def test_masks_of_alike_names_are_files_of_their_own_and_what_is_no_such_scan_is
     assert all(np.array_equal(one, two) for one, two in zip(masks, known, strict=True))
     assert aside(tmp_path / "out") == {
         "empty": "the file is empty",
-        "photograph": "an image is not of the kind the network was trained on",
+        "photograph": "the image is of another kind",
     }
     for name in ("a b", "a_b", "c"):
         (new / f"{name}.nii.gz").unlink()
-    with pytest.raises(FormatError, match=r"(?s)no image can be segmented.*not of the kind"):
+    with pytest.raises(FormatError, match=r"(?s)no image can be segmented.*got a picture; expected a volume"):
         segment_images(outlined / "model" / "segmenter", Pictures(new), tmp_path / "none")
 
 
@@ -187,8 +187,14 @@ def test_masks_that_are_not_there_or_not_of_their_image_are_set_aside_and_counte
             nibabel.save(nibabel.Nifti1Image(labels.astype(np.float32) / 2, nibabel.load(scan).affine), mask)
         elif k == 5:
             nibabel.save(nibabel.Nifti1Image(labels[:-1], nibabel.load(scan).affine), mask)
+        elif k == 7:  # twice the channels of the others
+            values = np.repeat(nibabel.load(scan).get_fdata(dtype=np.float32)[..., None], 2, axis=3)
+            nibabel.save(nibabel.Nifti1Image(values, nibabel.load(scan).affine), scan)
+        elif k == 8:
+            values = np.where(labels > 0, nibabel.load(scan).get_fdata(dtype=np.float32), np.float32(np.nan))
+            nibabel.save(nibabel.Nifti1Image(values, nibabel.load(scan).affine), scan)
 
-    images = blocks(tmp_path / "scans", n=17, fault=fault)
+    images = blocks(tmp_path / "scans", n=19, fault=fault)
     table = pl.read_csv(images)
     table.with_columns(mask_path=pl.when(pl.col("image_id") == "s6").then(None).otherwise("mask_path")).write_csv(images)
     metrics = train(outlining(images), tmp_path / "model")
@@ -199,10 +205,12 @@ def test_masks_that_are_not_there_or_not_of_their_image_are_set_aside_and_counte
         "s4": "the mask holds values between labels",
         "s5": "the mask does not have the shape of its image",
         "s6": "the image has no mask",
+        "s7": "the image has another number of channels",
+        "s8": "the image holds values that are not finite",
     }
     assert counted(tmp_path / "model") == {
-        "images": (0, 17),
-        "reading images": (5, 12),
+        "images": (0, 19),
+        "reading images": (7, 12),
         "what is known": (1, 11),
         "split": (0, 11),
     }
