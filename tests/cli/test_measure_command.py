@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import polars as pl
 import pytest
@@ -69,3 +70,52 @@ def test_what_cannot_be_measured_is_said_before_anything_is_read(tmp_path: Path)
     pl.read_parquet(images).drop("mask_path").write_parquet(images)
     with pytest.raises(SchemaError, match="there are none"):
         run("--images", images, "--structure", "vessels", "--out", tmp_path / "out")
+
+
+def test_names_that_do_not_fit_a_structure(tmp_path: Path) -> None:
+    images = squares(tmp_path / "in", 2)
+    with pytest.raises(StudyError, match=r"(?s)vessels are of two kinds.*got:      artery, lymph.*artery, vein, or no"):
+        run("--images", images, "--structure", "vessels", "--names", "artery,lymph", "--out", tmp_path / "out")
+    with pytest.raises(StudyError, match=r"(?s)names of the disc's masks are fixed.*got:      cup.*1 disc, 2 cup: no names"):
+        run("--images", images, "--structure", "disc", "--names", "cup", "--out", tmp_path / "out")
+    pl.DataFrame({"image_id": ["i0"], "mask": ["0.png"]}).write_csv(tmp_path / "masks.csv")
+    with pytest.raises(SchemaError, match="mask_path"):
+        run("--images", images, "--structure", "vessels", "--masks", tmp_path / "masks.csv", "--out", tmp_path / "out")
+
+
+def test_a_mask_laid_elsewhere_than_its_scan_is_not_measured(tmp_path: Path) -> None:
+    images = blocks(tmp_path / "in")
+    mask = nibabel.load(tmp_path / "in" / "1.seg.nii.gz")
+    there = np.asarray(mask.dataobj)
+    turned = mask.affine @ np.diag([-1.0, 1.0, 1.0, 1.0])  # the same numbers, stored the other way round
+    nibabel.save(nibabel.Nifti1Image(there, turned), tmp_path / "in" / "1.seg.nii.gz")
+    nudged = mask.affine.copy()
+    nudged[:3, 3] += 0.1  # a tenth of a millimetre, as programs round
+    other = tmp_path / "in" / "2.seg.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(other).dataobj), nudged), other)
+    run("--images", images, "--structure", "volumes", "--names", "front,back", "--out", tmp_path / "out")
+    aside = pl.read_parquet(tmp_path / "out" / "set_aside.parquet")
+    assert aside.select("image_id", "what").rows() == [("s1", "the mask lies elsewhere than its image")]
+    assert aside["reason"][0].endswith("voxels apart")
+
+
+def test_eyes_and_visits_are_folded_as_asked(tmp_path: Path) -> None:
+    images = squares(tmp_path / "in", 4)  # of 4, 5, 6 and 4 pixels a side
+    table = pl.read_parquet(images)
+    eyes = {"laterality": ["left", "right", "left", "right"], "visit": [0, 0, 1, 1]}
+    table.with_columns(participant_id=pl.lit("p"), **{name: pl.Series(values) for name, values in eyes.items()}).write_parquet(
+        images
+    )
+    area = np.array([16, 25, 36, 16]) / 256
+    asked = {
+        ("mean", "first"): area[:2].mean(),
+        ("left", "last"): area[2],
+        ("largest", "first"): area[1],
+        ("smallest", "last"): area[3],
+        ("right", "mean"): area[[1, 3]].mean(),
+    }
+    for (eye, visit), expected in asked.items():
+        out = tmp_path / f"{eye}-{visit}"
+        run("--images", images, "--structure", "vessels", "--eyes", eye, "--visits", visit, "--out", out)
+        people = pl.read_parquet(out / "phenotypes.parquet")
+        assert people["vessels.area_density"].to_list() == pytest.approx([expected])
