@@ -73,7 +73,7 @@ def map_of(method: str, network: nn.Module, inputs: Tensor, of: Target, how: How
         sums = integrated_gradients(network, inputs, target=of, batch_size=batch, **given)
         return Found(sums.values.sum(dim=1).numpy(), sums)
     if method == "occlusion":
-        window = how.window or max(1, min(space) // 8)
+        window = how.window or -(-min(space) // 8)
         stride = window if quick or len(space) == 3 else max(1, window // 2)
         covered: dict[str, Any] = {"window": window, "stride": stride, "baseline": how.start(space)}
         return Found(occlusion(network, inputs, target=of, batch_size=batch, **covered).numpy(), None)

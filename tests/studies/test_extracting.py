@@ -19,7 +19,8 @@ from clinome.formats.picture import read_square, write_picture
 from clinome.imaging.learning import transferred
 from clinome.imaging.models import resnet, unet
 from clinome.imaging.pictures import Preparation, prepared
-from clinome.imaging.prediction import read_predictor
+from clinome.imaging.prediction import Recipe, read_predictor, train_predictor
+from clinome.imaging.targets import Target
 from clinome.nn.saving import save_model
 from clinome.nn.weights import IMAGENET
 from clinome.studies import extracting
@@ -153,6 +154,25 @@ def test_a_predictors_network_sees_pictures_as_it_learned(tmp_path: Path) -> Non
     (tmp_path / "alone.safetensors").write_bytes(file.read_bytes())
     with pytest.raises(FormatError, match="does not say how pictures were prepared"):
         extractor(None, str(tmp_path / "alone.safetensors"))
+
+
+def test_a_predictor_of_volumes_embeds_volumes(tmp_path: Path) -> None:
+    generator, rows, volumes = np.random.default_rng(4), [], []
+    for k in range(8):
+        values = generator.normal(size=(8, 9, 10)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(values.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / f"{k}.nii.gz")
+        volumes.append(values[None])
+        rows.append((f"v{k}", f"p{k}", f"{k}.nii.gz", float(k), "test" if k > 5 else "train"))
+    table = pl.DataFrame(rows, schema=["example_id", "participant_id", "path", "level", "split"], orient="row")
+    table.select("participant_id", "path", image_id="example_id").write_csv(tmp_path / "volumes.csv")
+    network = resnet.Config(layers=18, dims=3, width=4, stem="small")
+    given = {"network": network, "preparation": Preparation((8, 8, 8)), "recipe": Recipe(epochs=1, batch=3), "floors": False}
+    train_predictor(volumes, table.drop("path"), [Target("level", "number")], out=tmp_path / "model", **given)  # type: ignore[arg-type]
+    found = embed_images(Pictures(tmp_path / "volumes.csv"), tmp_path / "out", weights=str(tmp_path / "model"), threads=1)
+    known = read_predictor(tmp_path / "model")
+    with torch.inference_mode():
+        wanted = known.networks("all")[0].features(torch.from_numpy(prepared(volumes[2], known.preparation))[None])
+    np.testing.assert_allclose(found.features[found.images["image_id"].to_list().index("v2")], wanted[0], atol=1e-5)
 
 
 def test_what_makes_no_features_is_refused(tmp_path: Path) -> None:
