@@ -43,7 +43,7 @@ def few(model: Path) -> Path:
 @pytest.fixture(scope="module")
 def explained(model: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, Path]:
     out = tmp_path_factory.mktemp("why")
-    how = How(("integrated-gradients", "occlusion", "grad-cam", "attention"))
+    how = How(("integrated-gradients", "occlusion", "grad-cam", "attention"), tolerance=0.03)
     return explain_images(model, Pictures(few), out, targets=["kind:lit", "level"], how=how, threads=1), out
 
 
