@@ -182,10 +182,18 @@ def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int, kind: Ki
             values = resample(values, shape=kept, out_spacing=width, fill="edge").astype(np.float32)
         return Sample(np.ascontiguousarray(values))
 
-    paths = [path for path in found.images["path"] if (found.root / path).is_file()]
-    stamps = content_key(found.images.filter(pl.col("path").is_in(paths)), found.root)
-    key = fingerprint(stamps, rows, size, pictures.modality, pictures.mirror, wanted)
+    key = fingerprint(_stamps(found), rows, size, pictures.modality, pictures.mirror, wanted)
     return Kept(decode_once(decode, len(rows), folder=out / "decoded", key=key))
+
+
+def _stamps(found: Listed) -> list[tuple[str, int, int]]:
+    """Return size and time of change of every file of the images, those of a series' folder one by one."""
+    files: list[str] = []
+    for path in found.images["path"].unique(maintain_order=True):
+        whole = found.root / path
+        inside = sorted(one for one in whole.rglob("*") if one.is_file()) if whole.is_dir() else [whole]
+        files += map(str, inside)
+    return content_key(pl.DataFrame({"path": files}), Path())
 
 
 def usual(found: Listed, pictures: Pictures) -> Kind:

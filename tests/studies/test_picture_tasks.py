@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from toolkit.dicom import save_slices, slices
 from toolkit.masked import OBLIQUE
 
 from clinome.core.errors import ClinomeError, CohortError, FormatError, OutputError, SchemaError, StudyError, TraitError
@@ -26,6 +27,7 @@ from clinome.imaging.patches import Case
 from clinome.studies import picture_tasks
 from clinome.studies.measuring import measure_images
 from clinome.studies.picture_examples import examples_of
+from clinome.studies.picture_files import decoded, listed
 from clinome.studies.picture_tasks import predict_images, segment_images, train
 from clinome.studies.task_file import About, Pictures, Predict, Segment, Split, Task
 
@@ -348,6 +350,19 @@ def test_a_leaking_split_is_refused_in_these_words_and_allowed_by_name(tmp_path:
     train(task(tmp_path / "scans", tmp_path / "known.csv", split=allowed), tmp_path / "model")
     report = pl.read_parquet(tmp_path / "model" / "leakage.parquet")  # allowed is not hidden
     assert report.filter(pl.col("check") == "exact_duplicates").select("severity", "n").rows() == [("leak", 1)]
+
+
+def test_a_slice_that_changed_in_a_series_is_decoded_again(tmp_path: Path) -> None:
+    """The folder of a series keeps its name, size and time of change when a file in it is written anew."""
+    values, images = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5), Pictures(tmp_path / "scans")
+    made = []
+    for brighter in (0, 100):
+        save_slices(slices(values + np.int16(brighter), np.eye(4)), tmp_path / "scans" / "P1")
+        found = listed(images)
+        assert (tmp_path / "scans" / found.images["path"][0]).is_dir()
+        made.append(np.array(decoded(found, images, tmp_path / "out", size=16)[0]))
+    before, after = made
+    np.testing.assert_array_equal(after, before + 100)
 
 
 # ------------------------------------------------------------------------------------------------------------------ what is refused
