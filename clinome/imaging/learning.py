@@ -352,6 +352,6 @@ class _Epochs:
     def __call__(self, epoch: int) -> Any:
         known, numbers = self.last
         if known != epoch:
-            numbers = self.make(np.random.default_rng([self.seed, epoch]))
+            numbers = self.make(np.random.default_rng([self.seed, epoch, 2]))  # [seed, epoch] is the epoch's order
             self.last = epoch, numbers
         return numbers

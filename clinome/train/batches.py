@@ -35,8 +35,9 @@ Fetch = Callable[[Drawn], Any]
 def permutation(n: int, batch_size: int, *, seed: int, drop_last: bool = False) -> Draw:
     """Return a draw that shows each of ``n`` examples once an epoch, in an order from (seed, epoch).
 
-    The batches of an epoch differ by at most one example in size (a last batch of two would unsettle batch normalisation); with
-    ``drop_last`` all have ``batch_size`` and up to ``batch_size − 1`` examples, other ones each epoch, sit out.
+    The batches of an epoch differ by at most one example in size (a last batch of two would unsettle batch normalisation, and one
+    of a single example stop it: there is none where ``batch_size`` is above 1 and there are two examples); with ``drop_last`` all
+    have ``batch_size`` and up to ``batch_size − 1`` examples, other ones each epoch, sit out.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def permutation(n: int, batch_size: int, *, seed: int, drop_last: bool = False) 
     """
     if n < 1 or batch_size < 1 or (drop_last and n < batch_size):
         raise StudyError("there are too few examples for a batch", got=f"{n} examples, batches of {batch_size}")
-    steps = n // batch_size if drop_last else max(1, round(n / batch_size))
+    steps = n // batch_size if drop_last else max(1, min(round(n / batch_size), n // min(batch_size, 2)))
     last: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def draw(step: int) -> Drawn:
@@ -62,28 +63,9 @@ def permutation(n: int, batch_size: int, *, seed: int, drop_last: bool = False) 
     return draw
 
 
-def weighted(weights: NDArray[np.floating], batch_size: int, *, seed: int, steps_an_epoch: int) -> Draw:
-    """Return a draw with replacement in which example i turns up in proportion to ``weights[i]``, shape (n,).
-
-    Raises
-    ------
-    StudyError
-        When a weight is negative or not finite, or all are 0.
-    """
-    total = np.cumsum(np.asarray(weights, dtype=np.float64))
-    if not len(total) or not np.isfinite(total[-1]) or total[-1] <= 0 or (np.asarray(weights) < 0).any():
-        raise StudyError("the weights of a draw are numbers from 0 up, not all 0", got=f"{len(total)} weights")
-
-    def draw(step: int) -> Drawn:
-        uniform = np.random.default_rng([seed, step]).random(batch_size)
-        return Drawn(step // steps_an_epoch, np.searchsorted(total, uniform * total[-1], side="right"))
-
-    return draw
-
-
 def example_generator(seed: int, epoch: int, row: int) -> np.random.Generator:
     """Return the generator of one example's augmentation: the same for (seed, epoch, example) wherever it is made."""
-    return np.random.default_rng([seed, epoch, row])
+    return np.random.default_rng([seed, epoch, row, 1])  # [seed, epoch, 0] without more would be that of the epoch's order
 
 
 def ahead(draw: Draw, fetch: Fetch, start: int, until: int, *, workers: int = 0) -> Iterator[tuple[Drawn, Any]]:

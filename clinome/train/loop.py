@@ -111,6 +111,8 @@ def fit(
 ) -> State:
     """Train to step ``until`` and return the state (the same object, advanced).
 
+    A checkpoint that is further than ``until`` is returned as it is, so that a killed script of several calls goes on where it was.
+
     Parameters
     ----------
     draw
@@ -312,21 +314,29 @@ def _of_all(state: State, rows: int, loss: float, logs: Logs, processes: Process
 
 
 def _agree(state: State, processes: Processes) -> None:
-    """Give all processes the mean of their batch statistics, and of the averages of them."""
+    """Give all processes the batch statistics of all their examples, and the averages of them.
+
+    A running variance becomes the mean of the variances and the variance of the means, as if the batch had not been shared out.
+    """
     if processes.world > 1:
         own = {name: buffer for name, buffer in state.model.named_buffers() if buffer.is_floating_point()}
-        averaged = [value for name, value in (state.average or {}).items() if name in own]
-        processes.mean([*own.values(), *averaged], 1 / processes.world)
+        kept = [own, {name: value for name, value in (state.average or {}).items() if name in own}]
+        spread = [
+            (some[name], some[name[: -len("var")] + "mean"]) for some in kept for name in some if name.endswith("running_var")
+        ]
+        for variance, mean in spread:
+            variance += mean**2
+        processes.mean([value for some in kept for value in some.values()], 1 / processes.world)
+        for variance, mean in spread:
+            variance -= mean**2
 
 
 def _record(state: State, drawn: Drawn, validate: Validate | None, settings: Settings, processes: Processes) -> Logs:
     """Validate, keep the best weights, and add a record to the history; return the metrics, named 'validation.<metric>'."""
     found: Logs = {}
     _agree(state, processes)
-    if validate is not None and processes.rank == 0:
-        with state.evaluating() as model:
-            found = validate(model)
-    found = processes.first(found)
+    if validate is not None:
+        found = processes.from_first(lambda: _validated(state, validate))
     if settings.watch is not None and validate is not None:
         if settings.watch not in found:
             raise StudyError(f"the validation has no metric {settings.watch!r} to watch", expected=", ".join(found))
@@ -340,6 +350,11 @@ def _record(state: State, drawn: Drawn, validate: Validate | None, settings: Set
     state.history.append({"step": state.step, "epoch": drawn.epoch, "learning_rate": rate, **means, **found})
     state.sums = {}
     return found
+
+
+def _validated(state: State, validate: Validate) -> Logs:
+    with state.evaluating() as model:
+        return validate(model)
 
 
 def _save(state: State, settings: Settings, processes: Processes) -> None:

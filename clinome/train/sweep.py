@@ -32,7 +32,7 @@ class Range(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of ``values``: text, numbers, true or false."""
+    """One of ``values``, all of one kind: text, numbers, or true and false."""
 
     values: tuple[str | int | float | bool, ...]
 
@@ -69,7 +69,8 @@ def sweep(
     Raises
     ------
     StudyError
-        For an empty space, or a folder that holds trials of another space or seed.
+        For an empty space, a choice between values of different kinds, or a folder that holds trials of another space, seed or
+        direction.
 
     References
     ----------
@@ -78,9 +79,13 @@ def sweep(
     """
     if not space or trials < 1:
         raise StudyError("a sweep needs settings to vary and at least one trial", got=f"{len(space)} settings, {trials} trials")
+    for name, one in space.items():
+        if isinstance(one, Choice) and len({_kind(value) for value in one.values}) != 1:
+            raise StudyError(f"the choices of {name!r} are not of one kind", got=list(one.values), expected="a column of one type")
     optuna = need("optuna", "sweep")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    log, key = usable_folder(out) / "trials.jsonl", fingerprint({name: list(one) for name, one in space.items()}, seed)
+    log = usable_folder(out) / "trials.jsonl"
+    key = fingerprint({name: list(one) for name, one in space.items()}, seed, higher_is_better)
     done = _read(log, key)
     # Each trial has a sampler of its own, seeded by (seed, trial): what it proposes depends on the trials before it alone.
     study = optuna.create_study(direction="maximize" if higher_is_better else "minimize")
@@ -103,6 +108,10 @@ def sweep(
     with replacing(out / "trials.parquet") as temporary:
         table.write_parquet(temporary)
     return table
+
+
+def _kind(value: object) -> str:
+    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
 
 
 def _suggest(trial: Any, name: str, one: Range | Choice) -> Any:
@@ -128,7 +137,7 @@ def _read(log: Path, key: str) -> list[dict[str, Any]]:
     done = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     if any(one["key"] != key for one in done):
         raise StudyError(
-            "the folder holds trials of another space or seed", where=log, do="choose another folder, or delete this one"
+            "the folder holds trials of another space, seed or direction", where=log, do="choose another folder, or delete this one"
         )
     return done
 

@@ -1,4 +1,4 @@
-"""Draws: every example once an epoch, batches of equal size, weights in proportion; the same for the same seed."""
+"""Draws: every example once an epoch, batches of equal size; the same for the same seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinome.core.errors import StudyError
-from clinome.train.batches import example_generator, permutation, weighted
+from clinome.train.batches import example_generator, permutation
 
 
 @given(st.integers(1, 200), st.integers(1, 60), st.integers(0, 5))
@@ -40,19 +40,10 @@ def test_the_last_examples_sit_out_where_all_batches_must_be_whole() -> None:
     assert draw(2).epoch == 1
 
 
-def test_weights_are_kept_in_proportion() -> None:
-    draw = weighted(np.array([1.0, 0.0, 3.0]), 4000, seed=1, steps_an_epoch=10)
-    counts = np.bincount(draw(3).rows, minlength=3)
-    assert counts[1] == 0
-    assert counts[2] / 4000 == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 4000) ** 0.5)
-    assert draw(13).epoch == 1
-    assert np.array_equal(draw(3).rows, weighted(np.array([1.0, 0.0, 3.0]), 4000, seed=1, steps_an_epoch=10)(3).rows)
-
-
-@pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -1.0], [1.0, np.inf]])
-def test_weights_that_cannot_be_drawn_by(weights: list[float]) -> None:
-    with pytest.raises(StudyError, match="weights of a draw"):
-        weighted(np.array(weights), 4, seed=1, steps_an_epoch=1)
+def test_no_batch_is_of_one_example() -> None:
+    for n, size in ((3, 2), (5, 3), (2, 2), (7, 2)):
+        draw = permutation(n, size, seed=1)
+        assert min(len(draw(step).rows) for step in range(n // size)) >= 2
 
 
 def test_too_few_examples() -> None:
@@ -64,3 +55,8 @@ def test_the_generator_of_an_example_depends_on_all_three() -> None:
     first = {(s, e, r): example_generator(s, e, r).random() for s in range(3) for e in range(3) for r in range(3)}
     assert len(set(first.values())) == 27
     assert first[1, 2, 0] == example_generator(1, 2, 0).random()
+
+
+def test_the_augmentation_of_an_example_is_not_the_order_of_its_epoch() -> None:
+    order = permutation(8, 8, seed=1)(2).rows
+    assert not any(np.array_equal(example_generator(1, 2, row).permutation(8), order) for row in range(8))

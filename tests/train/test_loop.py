@@ -462,3 +462,40 @@ def test_processes_stay_alike_and_stop_together(tmp_path: Path) -> None:
     assert one["history"][0]["rank"] == pytest.approx(0.5, abs=0.07)  # of all examples, not those of one process
     for name, value in one["best"].items():
         assert torch.equal(value, other["best"][name]), name
+
+
+TOGETHER_AGREE = """
+import torch
+from clinome.core.errors import StudyError
+from clinome.train.devices import join_processes
+from clinome.train.loop import _agree
+from clinome.train.state import new_state
+with join_processes() as mine:
+    norm = torch.nn.BatchNorm1d(1)
+    norm.running_mean.fill_(2.0 if mine.rank else -2.0)
+    state = new_state(norm, torch.optim.SGD(norm.parameters(), lr=0.1))
+    for _ in range(2):  # the second time they agree already
+        _agree(state, mine)
+        assert abs(norm.running_mean.item()) < 1e-6, norm.running_mean
+        assert abs(norm.running_var.item() - 5.0) < 1e-5, norm.running_var  # 1 within each, 4 between their means
+    def fails():
+        raise ZeroDivisionError("no examples")
+    try:
+        mine.from_first(fails)
+    except ZeroDivisionError:
+        assert mine.rank == 0
+    except StudyError as error:
+        assert mine.rank == 1 and "ZeroDivisionError: no examples" in str(error)
+    else:
+        raise AssertionError
+    assert mine.from_first(lambda: mine.rank + 5) == 5
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_statistics_and_on_what_fails() -> None:
+    port, running = str(31500 + os.getpid() % 2000), []
+    for rank in range(2):
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        running.append(subprocess.Popen([sys.executable, "-c", TOGETHER_AGREE], cwd=ROOT, env=os.environ | place))
+    assert [process.wait(60) for process in running] == [0, 0]

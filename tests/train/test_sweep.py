@@ -68,7 +68,7 @@ def test_lower_may_be_better(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_sweep(tmp_path: Path) -> None:
     sweep(value, SPACE, trials=1, out=tmp_path, seed=1)
-    with pytest.raises(StudyError, match=r"(?s)another space or seed.*choose another folder"):
+    with pytest.raises(StudyError, match=r"(?s)another space, seed or direction.*choose another folder"):
         sweep(value, SPACE, trials=1, out=tmp_path, seed=2)
 
 
@@ -96,3 +96,14 @@ def test_more_trials_later_learn_from_what_was_really_tried(tmp_path: Path, monk
 def test_a_metric_that_is_not_finite_is_a_failed_trial(tmp_path: Path) -> None:
     found = sweep(lambda _: float("nan"), {"x": Range(0.0, 1.0)}, trials=3, out=tmp_path, seed=1)
     assert found["failure"].to_list() == ["the metric is nan"] * 3
+
+
+def test_another_direction_is_another_sweep(tmp_path: Path) -> None:
+    sweep(value, SPACE, trials=2, out=tmp_path, seed=1)
+    with pytest.raises(StudyError, match="another space, seed or direction"):
+        sweep(value, SPACE, trials=3, out=tmp_path, seed=1, higher_is_better=False)
+
+
+def test_choices_are_of_one_kind(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="choices of 'width' are not of one kind"):
+        sweep(value, {"width": Choice((True, 2))}, trials=1, out=tmp_path)
