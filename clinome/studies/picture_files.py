@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinome.core.errors import ClinomeError, FormatError
-from clinome.core.files import file_name, replacing
+from clinome.core.files import replacing
 from clinome.core.provenance import fingerprint
 from clinome.core.schema import IMAGES, SET_ASIDE, check
 from clinome.formats.table import read_checked
@@ -97,10 +97,8 @@ def _apart(scan: Scan, other: Scan) -> float:
     return float(np.abs(moved[:3]).max())
 
 
-def write_mask(
-    out: Path, name: str, labels: NDArray[np.uint8], scan: Scan, *, taken: set[str], segments: Sequence[str] = ()
-) -> Path:
-    """Write labels as NIfTI where the scan has a place in space, else as PNG; return the file, of another name than ``taken``.
+def write_mask(out: Path, stem: str, labels: NDArray[np.uint8], scan: Scan, *, segments: Sequence[str] = ()) -> Path:
+    """Write labels as NIfTI where the scan has a place in space, else as PNG, in the folder ``masks``; return the file.
 
     Where ``segments`` names labels 1, 2, … it is DICOM-SEG instead, and refused of a scan that is no DICOM series.
 
@@ -109,7 +107,6 @@ def write_mask(
     FormatError
         For a volume that does not say where it lies: neither NIfTI nor a picture can hold its mask.
     """
-    stem = file_name(name, taken)
     if segments:
         path = out / "masks" / f"{stem}.dcm"
         names: dict[int, str | Segment] = dict(enumerate(segments, start=1))

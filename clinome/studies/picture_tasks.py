@@ -9,7 +9,7 @@ again, it goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from clinome.cohort.leakage import leakage, refuse_leaking
 from clinome.core.errors import CohortError, FormatError, SchemaError, StudyError
-from clinome.core.files import own_folder, write_json
-from clinome.core.provenance import write_provenance
+from clinome.core.files import file_name, own_folder, write_json
+from clinome.core.progress import track
+from clinome.core.provenance import fingerprint, write_provenance
+from clinome.imaging.fingerprint import content_of
 from clinome.imaging.geometry import Spread
 from clinome.imaging.judging import counts, gains_of_masks
 from clinome.imaging.pictures import Preparation
@@ -29,6 +31,7 @@ from clinome.imaging.reading import fault_of, set_aside_table
 from clinome.imaging.scan import Scan
 from clinome.imaging.targets import Target
 from clinome.studies.example_pictures import LeastCertain, Shown, disagreeing, leave_examples, of_overlaps, of_predictions
+from clinome.studies.journal import Journal
 from clinome.studies.picture_examples import examples_of, flow_of
 from clinome.studies.picture_files import (
     Kind,
@@ -76,8 +79,9 @@ def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = T
 
     ``show``: whether small pictures of those it is the least certain of are left for the page.
     """
+    taken, mirrored = _taken_by(model)
     out, found = own_folder(out, "clinome predict"), listed(pictures)
-    kept = decoded(found, pictures, out, **_taken_by(model))
+    kept = decoded(found, replace(pictures, mirror=mirrored), out, **taken)
     images = found.images[kept.decoded.rows]
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
     predictions = predict(model, kept, **names)
@@ -107,21 +111,34 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
     segments = about["structures"] if dicom_seg else ()
     out, found = own_folder(out, "clinome segment"), listed(pictures)
     (out / "segmentations.parquet").unlink(missing_ok=True)  # of a run before this one: masks are replaced one by one
-    rows, faults, taken, least = [], dict[int, tuple[str, str]](), set[str](), LeastCertain()
-    for k, row in enumerate(found.images.iter_rows(named=True)):
-        try:
-            scan = read_image(found.root, row, pictures)
-            if dicom_seg:
-                grid_of_series(scan)  # or refused, before the work
-            one = apply(_case(row, fitting(scan, kind, where=row["path"])))
-            path = write_mask(out, row["image_id"], one.labels, scan, taken=taken, segments=segments)
-        except (FormatError, CohortError) as error:  # of another kind than the network was taught
-            faults[k] = fault_of(error)
-            continue
-        certainty = _certainty(one)
-        rows.append({"image_id": row["image_id"], "mask_path": str(path.relative_to(out)), "certainty": certainty})
+    faults, taken, least = dict[int, tuple[str, str]](), set[str](), LeastCertain()
+
+    def one(row: dict[str, Any], journal: Journal) -> dict[str, Any]:
+        """Segment an image, unless it is done and as it was."""
+        stem, scan = file_name(row["image_id"], taken), read_image(found.root, row, pictures)
+        if dicom_seg:
+            grid_of_series(scan)  # or refused, before the work
+        shown = fitting(scan, kind, where=row["path"])
+        content, done = content_of(shown.values), journal.done.get(row["image_id"], {})
+        labels: NDArray[np.integer[Any]] | None = None
+        if done.get("content") == content:
+            labels = _drawn(out, done, scan, len(about["structures"]))
+        if labels is None:
+            said = apply(_case(row, shown))
+            labels, path = said.labels, write_mask(out, stem, said.labels, scan, segments=segments)
+            done = {"content": content, "mask_path": str(path.relative_to(out)), "certainty": _certainty(said)}
+            journal.add(row["image_id"], **done)
         if show:
-            least.see(row["image_id"], scan.values, one.labels, certainty)
+            least.see(row["image_id"], scan.values, labels, done["certainty"])
+        return {"image_id": row["image_id"], "mask_path": done["mask_path"], "certainty": done["certainty"]}
+
+    rows = []
+    with Journal(out / "segmented.jsonl", fingerprint(about, dicom_seg)) as journal:
+        for k, row in enumerate(track(found.images.iter_rows(named=True), "segmenting", total=found.images.height)):
+            try:
+                rows.append(one(row, journal))
+            except (FormatError, CohortError) as error:  # of another kind than the network was taught
+                faults[k] = fault_of(error)
     if not rows:
         raise FormatError("no image can be segmented", where=pictures.path, got=next(iter(faults.values()))[1])
     schema = {"image_id": pl.String, "mask_path": pl.String, "certainty": pl.Float64}
@@ -130,6 +147,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
     made = made.with_columns(path=pl.Series([str((found.root / path).resolve()) for path in made["path"]], dtype=pl.String))
     aside = pl.concat([found.set_aside, set_aside_table(found.images, faults)], how="diagonal_relaxed")
     leave(out, segmentations=made, set_aside=aside)
+    journal.finish()
     leave_examples(out, least.shown("outlines"))
     write_json(out / "summary.json", {"kind": "segment", "title": f"Structures in {pictures.path.name}"})
     write_provenance(out, inputs=[model / "segmenter.json"], settings={"model": model.name})
@@ -158,7 +176,7 @@ def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> p
         examples,
         targets,
         network=_network(about, dims),
-        preparation=Preparation((about.size,) * dims),
+        preparation=Preparation((about.size,) * dims, mirrored=task.images.mirror),
         out=out,
         recipe=Recipe(
             epochs=about.epochs,
@@ -193,14 +211,15 @@ def _network(about: Predict, dims: int) -> Any:
     return inception_v3.Config()
 
 
-def _taken_by(model: Path) -> dict[str, Any]:
-    """Return what pictures the predictor in ``model`` takes: their ``size``, and the ``kind`` of them."""
+def _taken_by(model: Path) -> tuple[dict[str, Any], bool]:
+    """Return what pictures the predictor in ``model`` takes: their ``size`` and ``kind``, and whether left sides are mirrored."""
     from clinome.nn.saving import config_of
 
     known = read_predictor(model)
     shape = known.preparation.shape
     config = config_of(known.files(next(iter(known.coded)))[0])
-    return {"size": int(max(shape)), "kind": Kind(len(shape), int(config.get("channels_in", 1)))}
+    taken = {"size": int(max(shape)), "kind": Kind(len(shape), int(config.get("channels_in", 1)))}
+    return taken, known.preparation.mirrored
 
 
 # --------------------------------------------------------------------------------------------------------------------- segmenters
@@ -358,6 +377,14 @@ def _case(row: dict[str, Any], scan: Scan, labels: NDArray[np.int16] | None = No
     name = row.get("example_id") or row["image_id"]
     family = row.get("family_id") or ""
     return Case(name, scan.values, labels, None, scan.spacing_mm, participant_id=row["participant_id"], family_id=family)
+
+
+def _drawn(out: Path, done: dict[str, Any], scan: Scan, structures: int) -> NDArray[np.int16] | None:
+    """Return the labels that a run which was killed drew into ``scan``; None where they are not there or not whole."""
+    try:
+        return read_mask(out / done["mask_path"], structures, on=scan)
+    except FormatError:
+        return None
 
 
 def _certainty(one: Any) -> float | None:

@@ -165,11 +165,15 @@ def test_train_structures_and_segment(structures: Path, scans: Path, tmp_path: P
     words = ["segment", "--model", whole / "segmenter", "--images", scans / "blocks/images.parquet"]
     killed(AFTER_TWO_MASKS, [*words, "--out", tmp_path / "cut"], tmp_path / "segment")
     assert len(list((tmp_path / "cut" / "masks").iterdir())) == 2
+    first = min((tmp_path / "cut" / "masks").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    written = first.stat().st_mtime_ns
     assert not (tmp_path / "cut" / "segmentations.parquet").exists()
     for name in ("cut", "uncut"):
         command(*words, "--out", tmp_path / name)  # type: ignore[operator]
     assert results(tmp_path / "cut") == results(tmp_path / "uncut")
     assert len(list((tmp_path / "cut" / "masks").iterdir())) == 10
+    assert first.stat().st_mtime_ns == written  # not drawn again
+    assert not list((tmp_path / "cut").glob("*.jsonl"))
 
 
 @pytest.mark.slow
@@ -208,7 +212,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
     assert "do:       free space, name another folder, or choose a smaller size" in shown.err
     with (tiny_disk / "filler").open("wb") as file, pytest.raises(OSError, match="No space left"):
         file.write(bytes(1 << 20))  # not a byte is left
-    shown = say(["predict", "--model", tiny_disk, "--images", scans / "squares", "--out", tiny_disk / "new"], monkeypatch, capsys)
+    shown = say([*words, "--classes", "bright", "--out", tiny_disk / "new"], monkeypatch, capsys)
     assert shown.code == 1
     assert shown.err.startswith("error: the result cannot be written\n"), shown.err
     (tiny_disk / "filler").write_bytes(bytes(72 << 10))
