@@ -36,11 +36,15 @@ class Preparation:
         count. Two numbers: a fixed mean and deviation.
     outside
         What lies outside of a picture that was turned or shifted: its border goes on (``edge``), or a number.
+    mirrored
+        Whether left eyes and limbs come in mirrored, so that right and left look alike. Who reads the files does it, of training
+        pictures and of new ones; nothing here does.
     """
 
     shape: tuple[int, ...]
     normalise: Literal["picture"] | tuple[float, float] = "picture"
     outside: Literal["edge"] | float = "edge"
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (2, 3) or min(self.shape) < 1:

@@ -377,7 +377,8 @@ def predict(
 
 def _preparation(saved: dict[str, Any]) -> Preparation:
     fixed = saved["normalise"]
-    return Preparation(tuple(saved["shape"]), "picture" if isinstance(fixed, str) else (fixed[0], fixed[1]), saved["outside"])
+    normalise: Any = "picture" if isinstance(fixed, str) else (fixed[0], fixed[1])
+    return Preparation(tuple(saved["shape"]), normalise, saved["outside"], saved.get("mirrored", False))
 
 
 def _recipe(saved: dict[str, Any]) -> Recipe:

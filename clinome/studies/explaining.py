@@ -119,7 +119,8 @@ def _asked(
     for method in how.methods:
         refuse(method, next(iter(networks.values()))[0], torch.zeros(1, kind.channels, *known.preparation.shape))
     out, found = own_folder(out, _BY), listed(pictures)
-    kept = decoded(found, pictures, out, size=max(known.preparation.shape), kind=kind)
+    as_taught = replace(pictures, mirror=known.preparation.mirrored)
+    kept = decoded(found, as_taught, out, size=max(known.preparation.shape), kind=kind)
     asked = of_predictor(model, known, networks, chosen, kept, found.images[kept.decoded.rows])
     return out, found, asked, all_aside(found, kept.decoded)
 

@@ -152,7 +152,8 @@ def _of_predictor(path: Path, known: Predictor, size: int | None) -> Extractor:
     targets = [one.name for one in next(iter(known.coded.values()))]
     said = f"the network {path.name} of a predictor of {', '.join(targets)}"
     about = {"network": type(model).__module__, "weights": {"path": path.name, "sha256": checksum(path), "taught": targets}}
-    return Extractor(model, max(shape), None, known.preparation, int(config.channels_in), False, said, about)
+    mirrored = known.preparation.mirrored
+    return Extractor(model, max(shape), None, known.preparation, int(config.channels_in), mirrored, said, about)
 
 
 def _of_encoder(path: Path, size: int | None) -> Extractor:

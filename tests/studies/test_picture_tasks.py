@@ -439,3 +439,20 @@ def test_a_folder_of_another_kind_is_refused(predictor: Path, outlined: Path, tm
         segment_images(predictor / "model", images, tmp_path / "a")
     with pytest.raises(FormatError, match=r"holds no predictor"):
         predict_images(outlined / "model", images, tmp_path / "b")
+
+
+def test_left_eyes_of_new_pictures_are_mirrored_as_those_of_the_training_were(tmp_path: Path) -> None:
+    pictures(tmp_path / "old")
+    one = task(tmp_path / "old")
+    train(replace(one, images=replace(one.images, mirror=True)), tmp_path / "model", pictures=False)
+    values = np.random.default_rng(2).integers(0, 255, (16, 16), dtype=np.uint8)
+    (tmp_path / "new").mkdir()
+    for name, some in (("left", values), ("right", values[:, ::-1])):
+        Image.fromarray(np.ascontiguousarray(some)).save(tmp_path / "new" / f"{name}.png")
+    rows = [("L", "A", "left.png", "left"), ("R", "B", "right.png", "right"), ("O", "C", "left.png", "right")]
+    names = ["image_id", "participant_id", "path", "laterality"]
+    pl.DataFrame(rows, schema=names, orient="row").write_csv(tmp_path / "new" / "scans.csv")
+    said = predict_images(tmp_path / "model", Pictures(tmp_path / "new" / "scans.csv"), tmp_path / "out", show=False)
+    left, right, other = said["predicted:kind:light"].to_list()
+    assert left == right
+    assert left != other
