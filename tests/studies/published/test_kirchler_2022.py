@@ -24,7 +24,9 @@ def test_planted_variants_are_found_by_what_pictures_show(
     most = found.filter((pl.col("n") == 320) & (pl.col("test") == "omnibus"))
     assert most.filter(pl.col("encoder") == "SimCLR")["found"].item() >= 3  # of 20; 5 when this was written
     assert (found["power"] <= found["ceiling"] + 0.25).all()
-    assert (found["false_0.001_lower"] <= 0.001).all()
+    # of 300 null variants five or more have p < .001 by chance with probability 2e-5, a three-thousandth over these 24 tests
+    assert (found["false_0.001"] * 300 < 4.5).all()
+    assert 0.03 < found["false_0.05"].mean() < 0.08
     start = time.process_time()
     again = pl.DataFrame(run(None, folder, small=True)["power"])
     assert again.select(found.columns).equals(found)
