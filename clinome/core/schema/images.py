@@ -36,7 +36,7 @@ IMAGES = Table(
 )
 SET_ASIDE = Table(
     "set_aside",
-    "a picture or series that could not be read",
+    "a picture or series that could not be read or used",
     (
         Column("image_id", pl.String, "as in images", nullable=False),
         Column("participant_id", pl.String, "as in images; null where the file does not say", required=False),
