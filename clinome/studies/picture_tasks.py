@@ -203,12 +203,13 @@ def _network(about: Predict, dims: int) -> Any:
 
     if about.network in ("resnet18", "resnet50"):
         layers: Any = int(about.network[6:])
-        return resnet.Config(layers=layers, dims=3 if dims == 3 else 2, stem="small" if about.size <= 64 else "large")
+        stem: Any = "small" if about.size <= 64 else "large"
+        return resnet.Config(layers=layers, dims=3 if dims == 3 else 2, stem=stem, pool=about.pool)
     if about.network == "densenet121":
-        return densenet.Config(dims=3 if dims == 3 else 2)
+        return densenet.Config(dims=3 if dims == 3 else 2, pool=about.pool)
     if dims == 3 or about.size < 75:
         raise StudyError("inception_v3 takes pictures of 75 pixels and more", got=f"size {about.size}", do="choose resnet18")
-    return inception_v3.Config()
+    return inception_v3.Config(pool=about.pool)
 
 
 def _taken_by(model: Path) -> tuple[dict[str, Any], bool]:

@@ -18,6 +18,7 @@ from clinome.core.errors import StudyError
 from clinome.studies.toml_file import read_sections
 
 NETWORKS = Literal["resnet18", "resnet50", "inception_v3", "densenet121"]
+POOLS = Literal["average", "attention"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class Predict:
     """`[predict]`: ``classes`` and ``numbers`` to predict, ``helps``: those of them that only help the others to be learned.
 
     ``network`` reads pictures of ``size`` pixels (volumes: voxels) a side, begun with ``weights`` where given. ``members`` networks
-    that differ in their seed are averaged, ``turns`` moved copies of a picture too. ``floors``: compute the trivial methods beside.
+    that differ in their seed are averaged, ``turns`` moved copies of a picture too. ``pool``: how the last maps become a vector, by
+    their 'average', or by soft 'attention' that can be looked at (`clinome explain --method attention`). ``floors``: compute the
+    trivial methods beside.
     """
 
     classes: tuple[str, ...] = ()
@@ -95,6 +98,7 @@ class Predict:
     learning_rate: float = 1e-3
     members: int = 1
     turns: int = 1
+    pool: POOLS = "average"
     floors: bool = True
 
     def __post_init__(self) -> None:
@@ -108,6 +112,8 @@ class Predict:
             )
         if self.network not in get_args(NETWORKS):
             raise StudyError("there is no such network", got=self.network, expected=", ".join(get_args(NETWORKS)))
+        if self.pool not in get_args(POOLS):
+            raise StudyError("there is no such pooling", got=self.pool, expected=", ".join(get_args(POOLS)))
         for name, least in (("size", 8), ("epochs", 1), ("batch", 2), ("members", 1), ("turns", 1)):
             if getattr(self, name) < least:
                 raise StudyError(f"{name} is out of range", got=getattr(self, name), expected=f"{least} or more")

@@ -63,3 +63,12 @@ def test_mistakes_name_their_line(tmp_path: Path, text: str, says: str) -> None:
 def test_shares_leave_somebody_to_learn_from() -> None:
     with pytest.raises(StudyError, match="leave somebody"):
         Split(validation=0.5, test=0.5)
+
+
+def test_pooling_is_average_or_attention(tmp_path: Path) -> None:
+    from clinome.studies.picture_tasks import _network
+
+    for network in ("resnet18", "densenet121", "inception_v3"):
+        assert _network(Predict(("kind",), network=network, pool="attention"), 2).pool == "attention"  # type: ignore[arg-type]
+    with pytest.raises(StudyError, match=r"(?s)no such pooling.*average, attention"):
+        Predict(("kind",), pool="max")  # type: ignore[arg-type]
