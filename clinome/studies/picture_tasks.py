@@ -219,6 +219,9 @@ def _taken_by(model: Path) -> tuple[dict[str, Any], bool]:
     known = read_predictor(model)
     shape = known.preparation.shape
     config = config_of(known.files(next(iter(known.coded)))[0])
+    if "views" in config:
+        do = "ask it in Python: clinome.imaging.prediction.predict takes images of (views, channels, height, width)"
+        raise FormatError("this predictor takes several views of a person together", where=model, got=config["views"], do=do)
     taken = {"size": int(max(shape)), "kind": Kind(len(shape), int(config.get("channels_in", 1)))}
     return taken, known.preparation.mirrored
 

@@ -22,8 +22,11 @@ from toolkit.masked import OBLIQUE
 from clinome.core.errors import ClinomeError, CohortError, FormatError, OutputError, SchemaError, StudyError, TraitError
 from clinome.core.schema import FLOW, SET_ASIDE, check
 from clinome.imaging import segmenter
-from clinome.imaging.models import resnet
+from clinome.imaging.models import multi_view, resnet
 from clinome.imaging.patches import Case
+from clinome.imaging.pictures import Preparation
+from clinome.imaging.prediction import Recipe, train_predictor
+from clinome.imaging.targets import Target
 from clinome.studies import picture_tasks
 from clinome.studies.measuring import measure_images
 from clinome.studies.picture_examples import examples_of
@@ -423,6 +426,23 @@ def test_columns_of_the_targets_win_over_those_of_the_images(tmp_path: Path) -> 
     images = pictures(tmp_path / "scans", n=8).drop("level").with_columns(kind=pl.lit("old"))
     some = examples_of(images, task(tmp_path / "scans"), classes=("kind",))
     assert set(some.table["kind"]) == {"dark", "light"}
+
+
+def test_a_predictor_of_several_views_is_asked_in_python(tmp_path: Path) -> None:
+    table = pictures(tmp_path / "scans", n=20)
+    examples = table.select(example_id="image_id", participant_id="image_id", kind="kind")
+    train_predictor(
+        np.random.default_rng(1).normal(size=(20, 2, 1, 8, 8)),
+        examples.with_columns(split=pl.Series(["fold_1", "fold_2"]).gather(pl.int_range(20, eager=True) % 3 % 2)),
+        [Target("kind", "classes")],
+        network=multi_view.Config(views=2, widths=(4, 4), size=8),
+        preparation=Preparation((8, 8)),
+        out=tmp_path / "model",
+        recipe=Recipe(epochs=1, batch=8),
+        floors=False,
+    )
+    with pytest.raises(FormatError, match=r"(?s)several views of a person together.*got:      2.*in Python"):
+        predict_images(tmp_path / "model", Pictures(tmp_path / "scans" / "scans.csv"), tmp_path / "out")
 
 
 def test_a_folder_of_another_kind_is_refused(predictor: Path, outlined: Path, tmp_path: Path) -> None:
