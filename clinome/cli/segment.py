@@ -34,7 +34,7 @@ def segment(
         clinome segment --model model/segmenter --images new-scans --out masks
     """
     from clinome.cli._print import print_report, print_set_aside
-    from clinome.studies.picture_tasks import segment_images
+    from clinome.studies.segmenting import segment_images
     from clinome.studies.task_file import Pictures
 
     found = segment_images(model, Pictures(images, modality=modality), out, show=pictures, dicom_seg=format is MaskFormat.dicom_seg)

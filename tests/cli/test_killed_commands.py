@@ -46,7 +46,7 @@ picture_tasks._network = lambda *_: resnet.Config(layers=18, width=8, stem="smal
 loop.quickest = lambda model, _: loop.fixed(model, "float32")  # by the clock, two runs may find two
 at_call(loop, "save_state", {})
 """
-AFTER_TWO_MASKS = "import clinome.studies.picture_tasks as m; at_call(m, 'write_mask', 2)"
+AFTER_TWO_MASKS = "import clinome.studies.segmenting as m; at_call(m, 'write_mask', 2)"
 BEFORE_PREDICTIONS = "import clinome.studies.picture_tasks as m; at_call(m, 'predict', 1)"
 BETWEEN_TABLES = "import clinome.studies.measuring as m; at_call(m, 'leave', 1)"
 MAIN = "\nfrom clinome.__main__ import main\nmain()\n"

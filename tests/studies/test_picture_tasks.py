@@ -31,7 +31,8 @@ from clinome.studies import picture_tasks
 from clinome.studies.measuring import measure_images
 from clinome.studies.picture_examples import examples_of
 from clinome.studies.picture_files import decoded, listed
-from clinome.studies.picture_tasks import predict_images, segment_images, train
+from clinome.studies.picture_tasks import predict_images, train
+from clinome.studies.segmenting import segment_images
 from clinome.studies.task_file import About, Pictures, Predict, Segment, Split, Task
 
 ABOUT = About(threads=1)

@@ -1,6 +1,6 @@
 """What shortcuts are worth: a residual network of 34 layers against the same without them, on PneumoniaMNIST.
 
-    python -m clinome.studies.published.he_2016.study --data ../shared/data --out run
+    clinome reproduce he_2016 --data ../shared/data --out run
 
 A run that is killed goes on when the command is given again.
 """
@@ -21,13 +21,3 @@ SMALL = replace(RIVAL.network, width=4)
 def run(data: Path, out: Path, *, small: bool = False) -> dict[str, Any]:
     """Train, compare, and write ``figures.json`` into ``out``."""
     return against_plain(RIVAL._replace(network=SMALL) if small else RIVAL, data, out, small=small)
-
-
-if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--small", action="store_true")
-    print(run(**vars(parser.parse_args()))["gain_over_plain"])
