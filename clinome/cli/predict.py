@@ -14,6 +14,7 @@ def predict(
     pictures: Annotated[
         bool, typer.Option(help="Leave small pictures of single examples for the report, which then shows people.")
     ] = True,
+    threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
 ) -> None:
     """Predict new images; people of the training get predictions of networks that have not seen them, where there are such.
 
@@ -25,7 +26,7 @@ def predict(
     from clinome.studies.picture_tasks import predict_images
     from clinome.studies.task_file import Pictures
 
-    found = predict_images(model, Pictures(images, modality=modality), out, show=pictures)
+    found = predict_images(model, Pictures(images, modality=modality), out, show=pictures, threads=threads)
     typer.echo(f"{found.height} images predicted: {out / 'predictions.parquet'}")
     print_set_aside(out, found.height)
     print_report(out, pictures=pictures)

@@ -26,6 +26,7 @@ def segment(
     pictures: Annotated[
         bool, typer.Option(help="Leave small pictures of single examples for the report, which then shows people.")
     ] = True,
+    threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
 ) -> None:
     """Segment new images: masks as NIfTI on each scan's own grid (PNG for pictures) or as DICOM-SEG, and a table of them.
 
@@ -37,7 +38,8 @@ def segment(
     from clinome.studies.segmenting import segment_images
     from clinome.studies.task_file import Pictures
 
-    found = segment_images(model, Pictures(images, modality=modality), out, show=pictures, dicom_seg=format is MaskFormat.dicom_seg)
+    how = {"show": pictures, "dicom_seg": format is MaskFormat.dicom_seg, "threads": threads}
+    found = segment_images(model, Pictures(images, modality=modality), out, **how)  # type: ignore[arg-type]
     n = found["mask_path"].count()
     typer.echo(f"{n} images segmented: {out / 'segmentations.parquet'}")
     print_set_aside(out, n)

@@ -199,7 +199,7 @@ def train_encoder(
     import torch
 
     from clinome.imaging.learner import Learner
-    from clinome.train.batches import permutation
+    from clinome.train.batches import permutation, steps_an_epoch
     from clinome.train.devices import reproducible
     from clinome.train.loop import Settings, fit
     from clinome.train.schedules import warm_cosine
@@ -222,7 +222,7 @@ def train_encoder(
 
             found = load_weights(learner.backbone, weights)
             learner.preprocessing = found.preprocessing or learner.preprocessing
-    steps = max(1, round(n / settings.batch_size))
+    steps = steps_an_epoch(n, settings.batch_size)
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state = fit(
         new_state(learner, optimiser, warm_cosine(settings.epochs * steps)),

@@ -122,6 +122,7 @@ def train_predictor(
     floors: bool = True,
     allow: Collection[str] = (),
     seed: int = 0,
+    threads: int = 1,
 ) -> Trained:
     """Train a predictor of ``targets`` and measure it on people it never saw, beside floors on the same people.
 
@@ -142,6 +143,8 @@ def train_predictor(
         Whether the floors of :mod:`clinome.imaging.pixel_floors` are computed beside.
     allow
         Checks of :mod:`clinome.cohort.leakage` that may fail: the explicit word.
+    threads
+        Of torch; a part of the result, because sums over threads round differently.
 
     Raises
     ------
@@ -160,10 +163,10 @@ def train_predictor(
     parts = parts_of(examples)
     settings = {"network": _named(network), "preparation": asdict(preparation), "recipe": asdict(recipe)}
     contents = [one.content_sha256 for one in prints]
-    key = fingerprint(contents, examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed)
+    key = fingerprint(contents, examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed, threads)
     coded = {part.name: code(targets, examples, part.train) for part in parts}
     see_judged(examples, targets)
-    training = _Training(images, network, preparation, recipe, weights, key, seed, out / "networks" / key)
+    training = _Training(images, network, preparation, recipe, weights, key, seed, threads, out / "networks" / key)
     said: dict[str, NDArray[np.float64]] = {}
     for part in parts:
         for name, values in training.answers(part, examples, coded[part.name]).items():
@@ -202,6 +205,7 @@ class _Training:
     weights: Path | None
     key: str
     seed: int
+    threads: int
     folder: Path
 
     def answers(self, part: Part, examples: pl.DataFrame, coded: tuple[Coded, ...]) -> dict[str, NDArray[np.float64]]:
@@ -211,7 +215,7 @@ class _Training:
 
         truth = encode(coded, examples)
         networks = [load_model(self._train(part, member, truth, coded)) for member in range(self.recipe.members)]
-        return answers(networks, self.images, part.answer, coded, self.preparation, self.recipe)
+        return answers(networks, self.images, part.answer, coded, self.preparation, self.recipe, threads=self.threads)
 
     def _train(self, part: Part, member: int, truth: NDArray[np.float32], coded: tuple[Coded, ...]) -> Path:
         """Train a member unless it is there; return its file."""
@@ -236,6 +240,7 @@ class _Training:
             key=self.key,
             seed=self.seed + 1000 * member,
             weights=self.weights,
+            threads=self.threads,
         )
         write_json(path.with_suffix(".json"), fitted.about)
         save_model(fitted.network, path, about={"key": self.key})
@@ -341,6 +346,7 @@ def predict(
     *,
     example_ids: Sequence[str] | None = None,
     participant_ids: Sequence[str] | None = None,
+    threads: int = 1,
 ) -> pl.DataFrame:
     """Predict pictures with a trained predictor; return ``core.schema.PREDICTIONS`` with the split 'new'.
 
@@ -367,7 +373,8 @@ def predict(
         if not len(rows):
             continue
         count[rows] += 1
-        for name, values in answers(known.networks(part), images, rows, coded, known.preparation, known.recipe).items():
+        given = (coded, known.preparation, known.recipe)
+        for name, values in answers(known.networks(part), images, rows, *given, threads=threads).items():
             total.setdefault(name, np.zeros((len(images), values.shape[1])))[rows] += values
     frame = pl.DataFrame({"example_id": examples, "participant_id": people, "split": split})
     told = [one for one in next(iter(known.coded.values())) if not one.helps]

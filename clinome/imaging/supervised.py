@@ -29,7 +29,7 @@ from clinome.imaging.pictures import Images, Preparation, augmented, prepared
 from clinome.imaging.prediction import Recipe
 from clinome.imaging.targets import Coded, decode, loss
 from clinome.nn.weights import Report, load_weights
-from clinome.train.batches import Drawn, example_generator, permutation
+from clinome.train.batches import Drawn, example_generator, permutation, steps_an_epoch
 from clinome.train.devices import Mode, choose_device, reproducible
 from clinome.train.hooks import Clock
 from clinome.train.loop import Settings, Validate, fit
@@ -68,6 +68,7 @@ def fit_network(
     key: str,
     seed: int,
     weights: Path | None = None,
+    threads: int = 1,
 ) -> Fitted:
     """Train one network on the rows ``train``; validate after each epoch on the rows ``validation``, if any.
 
@@ -83,7 +84,7 @@ def fit_network(
         A file of weights to begin with (:func:`clinome.nn.weights.load_weights`; heads are left out).
     """
     draw = permutation(len(train), recipe.batch, seed=seed)
-    each = max(1, round(len(train) / recipe.batch))
+    each = steps_an_epoch(len(train), recipe.batch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = built(network, coded, np.asarray(images[int(train[0])]), preparation)
@@ -121,6 +122,7 @@ def fit_network(
         higher_is_better=ranks,
         checkpoint=checkpoint,
         key=key,
+        threads=threads,
         precision=recipe.precision,
         clip=5.0,
     )
@@ -260,12 +262,14 @@ def answers(
     coded: Sequence[Coded],
     preparation: Preparation,
     recipe: Recipe,
+    *,
+    threads: int = 1,
 ) -> dict[str, NDArray[np.float64]]:
     """Return what networks say on average of each target that is to be predicted: (n_rows, 1) numbers, (n_rows, n_classes)
     probabilities; on a GPU where there is one.
     """
     device = choose_device()
-    with reproducible(1):
+    with reproducible(threads):
         outputs = (outputs_of(model.to(device), images, rows, preparation, recipe) for model in models)
         said = [decode(one, coded, balanced=recipe.balance) for one in outputs]
     return {one.name: np.mean([each[one.name] for each in said], axis=0) for one in coded if not one.helps}

@@ -59,7 +59,7 @@ def train(task: Task, out: Path, *, pictures: bool = True) -> pl.DataFrame:
     return metrics
 
 
-def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = True) -> pl.DataFrame:
+def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = True, threads: int = 1) -> pl.DataFrame:
     """Predict every image with the predictor in ``model``; return and leave ``predictions`` (``core.schema.PREDICTIONS``).
 
     ``show``: whether small pictures of those it is the least certain of are left for the page.
@@ -69,7 +69,7 @@ def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = T
     kept = decoded(found, replace(pictures, mirror=mirrored), out, **taken)
     images = found.images[kept.decoded.rows]
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
-    predictions = predict(model, kept, **names)
+    predictions = predict(model, kept, **names, threads=threads)
     leave(out, predictions=predictions, set_aside=all_aside(found, kept.decoded))
     places = {name: k for k, name in enumerate(images["image_id"])}
     dims = np.asarray(kept[0]).ndim - 1 if len(kept) else 2
@@ -116,6 +116,7 @@ def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> p
         floors=about.floors,
         allow=task.split.allow,
         seed=task.task.seed,
+        threads=task.task.threads,
     )
     places = {name: k for k, name in enumerate(examples["example_id"])}
     leave_examples(out, of_predictions(trained.predictions, shown, places, dims=dims) if pictures else ())

@@ -35,7 +35,9 @@ from clinome.studies.task_file import Pictures, Segment, Task
 _PLANNED_ON = 100  # cases that a segmenter's plan looks at
 
 
-def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: bool = False, show: bool = True) -> pl.DataFrame:
+def segment_images(
+    model: Path, pictures: Pictures, out: Path, *, dicom_seg: bool = False, show: bool = True, threads: int = 1
+) -> pl.DataFrame:
     """Segment every image with the segmenter in ``model``: masks beside a table ``segmentations`` of them.
 
     Volumes become NIfTI on the grid of their file, pictures PNG (0, 1, 2 … as in ``structures``); with ``dicom_seg`` each DICOM
@@ -46,6 +48,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
     from clinome.imaging.dicom_seg import grid_of_series
     from clinome.imaging.segmenter import read_about, segmenter
     from clinome.nn.saving import config_of
+    from clinome.train.devices import reproducible
 
     about, apply = read_about(model), segmenter(model)
     kind = Kind(len(about["recipe"]["patch"]), int(config_of(model / about["network"]).get("channels_in", 1)))
@@ -74,7 +77,7 @@ def segment_images(model: Path, pictures: Pictures, out: Path, *, dicom_seg: boo
         return {"image_id": row["image_id"], "mask_path": done["mask_path"], "certainty": done["certainty"]}
 
     rows = []
-    with Journal(out / "segmented.jsonl", fingerprint(about, dicom_seg)) as journal:
+    with reproducible(threads), Journal(out / "segmented.jsonl", fingerprint(about, dicom_seg, threads)) as journal:
         for k, row in enumerate(track(found.images.iter_rows(named=True), "segmenting", total=found.images.height)):
             try:
                 rows.append(one(row, journal))

@@ -32,6 +32,15 @@ Draw = Callable[[int], Drawn]
 Fetch = Callable[[Drawn], Any]
 
 
+def steps_an_epoch(n: int, batch_size: int) -> int:
+    """Return how many batches show each of ``n`` examples once: nearly of ``batch_size``, none of one example where that can be.
+
+    >>> steps_an_epoch(100, 32), steps_an_epoch(3, 2)
+    (3, 1)
+    """
+    return max(1, min(round(n / batch_size), n // min(batch_size, 2)))
+
+
 def permutation(n: int, batch_size: int, *, seed: int, drop_last: bool = False) -> Draw:
     """Return a draw that shows each of ``n`` examples once an epoch, in an order from (seed, epoch).
 
@@ -46,7 +55,7 @@ def permutation(n: int, batch_size: int, *, seed: int, drop_last: bool = False) 
     """
     if n < 1 or batch_size < 1 or (drop_last and n < batch_size):
         raise StudyError("there are too few examples for a batch", got=f"{n} examples, batches of {batch_size}")
-    steps = n // batch_size if drop_last else max(1, min(round(n / batch_size), n // min(batch_size, 2)))
+    steps = n // batch_size if drop_last else steps_an_epoch(n, batch_size)
     last: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def draw(step: int) -> Drawn:

@@ -369,6 +369,30 @@ def test_networks_are_asked_where_they_run_best(monkeypatch: pytest.MonkeyPatch)
     assert_allclose(said["size"], 2.0)
 
 
+def test_networks_are_taught_and_asked_with_the_threads_that_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[int]] = {"loss": set(), "outputs_of": set()}
+
+    def noted(name: str) -> None:
+        plain = getattr(supervised, name)
+
+        def told(*args: object, **named: object) -> object:
+            seen[name].add(torch.get_num_threads())
+            return plain(*args, **named)
+
+        monkeypatch.setattr(supervised, name, told)
+
+    noted("loss")
+    noted("outputs_of")
+    pictures, people = cohort(60)
+    given = {"network": SMALL, "preparation": Preparation((12, 12)), "recipe": Recipe(epochs=1, batch=16), "floors": False}
+    train_predictor(pictures, people, [Target("tone", "classes")], out=tmp_path, threads=2, **given)  # type: ignore[arg-type]
+    assert seen["loss"] == {2}
+    assert 2 in seen["outputs_of"]
+    seen["outputs_of"].clear()
+    predict(tmp_path, pictures[:4], threads=3)
+    assert seen["outputs_of"] == {3}
+
+
 def test_balanced_networks_say_probabilities_of_the_training_rows() -> None:
     """Bayes: what a balanced network says, at the odds of the training rows; a network that knows nothing says the shares."""
     people = pl.DataFrame({"tone": ["dark"] * 90 + ["light"] * 10, "size": np.arange(100.0)})
