@@ -65,7 +65,12 @@ def leave_examples(out: Path, shown: Iterable[Shown]) -> None:
 
 
 def of_predictions(
-    predictions: pl.DataFrame, images: Sequence[NDArray[Any]], places: Mapping[str, int], *, dims: int
+    predictions: pl.DataFrame,
+    images: Sequence[NDArray[Any]],
+    places: Mapping[str, int],
+    *,
+    dims: int,
+    thresholds: Mapping[str, float] | None = None,
 ) -> Iterable[Shown]:
     """Yield what to show of each target, of the rows that are judged; of images without a truth the least certain.
 
@@ -75,20 +80,25 @@ def of_predictions(
         ``core.schema.PREDICTIONS``.
     images, places
         The pictures, (channels, *spatial) with ``dims`` axes of space, and the place of each example among them.
+    thresholds
+        Of targets of two classes: from which probability of the second on a row is of it. What is said and how certain it is goes
+        by them, as the measures do.
     """
+    cuts = thresholds or {}
     names = dict.fromkeys(name.split(":")[1] for name in predictions.columns if name.startswith("predicted:"))
     for target in list(names)[:_TARGETS]:
         if target in predictions.columns:
             found = outcome(predictions, target, split=judged_split(predictions["split"]))
         else:  # new images
             found = outcome(predictions.with_columns(pl.lit(None).alias(target)), target)
-        for kind, measure, row, value in _chosen(found):
+        cut = cuts.get(target) if len(found.classes) == 2 else None
+        for kind, measure, row, value in _chosen(found, cut):
             name = found.example_ids[row]
             png = as_png(thumbnail(np.asarray(images[places[name]]), dims=dims))
-            yield Shown(name, kind, target, *_words(found, row), measure, value, png)
+            yield Shown(name, kind, target, *_words(found, row, cut), measure, value, png)
 
 
-def _chosen(found: Outcome) -> Iterable[tuple[str, str, int, float]]:
+def _chosen(found: Outcome, cut: float | None) -> Iterable[tuple[str, str, int, float]]:
     """Yield kind, measure, row and value of what is to be shown of a target."""
     known = np.flatnonzero(np.isfinite(found.truth))
     if found.kind == "number":
@@ -104,6 +114,10 @@ def _chosen(found: Outcome) -> Iterable[tuple[str, str, int, float]]:
         middle = -np.abs(of_truth - np.median(of_truth[known]))
         yield from _named(WORST, "probability of the truth", known, -of_truth, of_truth, found)
         yield from _named(TYPICAL, "probability of the truth", known, middle, of_truth, found)
+    if cut is not None:
+        away = np.abs(probability[:, 1] - cut)
+        yield from _named(LEAST, "distance from the threshold", np.arange(len(away)), -away, away, found)
+        return
     certainty = probability.max(axis=1)
     yield from _named(LEAST, "certainty", np.arange(len(certainty)), -certainty, certainty, found)
 
@@ -119,13 +133,16 @@ def _named(
             yield kind, measure, int(row), float(value[row])
 
 
-def _words(found: Outcome, row: int) -> tuple[str | None, str]:
+def _words(found: Outcome, row: int, cut: float | None) -> tuple[str | None, str]:
     """Return what is true, where it is known, and what was said."""
     known = np.isfinite(found.truth[row])
     if found.kind == "number":
         return f"{found.truth[row]:.4g}" if known else None, f"{found.predicted[row]:.4g}"
     truth = found.classes[int(found.truth[row])] if known else None
     probability = found.predicted[row] if found.kind == "classes" else np.array([1 - found.predicted[row], found.predicted[row]])
+    if cut is not None:
+        said = found.classes[int(probability[1] >= cut)]
+        return truth, f"{said} ({found.classes[1]} {probability[1]:.2f}, from {cut:.2f})"
     best = int(np.argmax(probability))
     return truth, f"{found.classes[best]} ({probability[best]:.2f})"
 

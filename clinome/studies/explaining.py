@@ -28,13 +28,13 @@ from clinome.core.files import file_name, own_folder, usable_folder, write_json
 from clinome.core.progress import track
 from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import EXPLANATIONS, SANITY, SET_ASIDE, check
-from clinome.explain.asking import answers
+from clinome.explain.asking import Target, answers
 from clinome.explain.sanity import randomise_model
 from clinome.imaging.convert import content_key
 from clinome.imaging.prediction import read_predictor
 from clinome.imaging.reading import set_aside_table
 from clinome.imaging.stages import Stages
-from clinome.studies.maps import How, averaged, kind_of, map_of, refuse, written
+from clinome.studies.maps import How, averaged, files_of, kind_of, map_of, refuse, written
 from clinome.studies.picture_files import Listed, all_aside, decoded, leave, listed
 from clinome.studies.questions import Asked, Group, Question, chosen_targets, kind_taken, of_predictor, of_segmenter, said_by
 from clinome.studies.task_file import Pictures
@@ -85,7 +85,7 @@ def explain_images(
         for start in track(range(0, asked.images.height, _TOGETHER), "explaining images"):
             some = list(range(start, min(start + _TOGETHER, asked.images.height)))
             piece = f"{start:08d}.json"
-            if not stages.has(piece, key):
+            if not _whole(stages, piece, key, out):
                 made = [one for group in asked.groups(some) for one in _explained(group, asked.images, names, how, out)]
                 faults = {row: fault for row, fault in asked.faults.items() if row in some}
                 with stages.making(piece, key) as temporary:
@@ -125,6 +125,14 @@ def _asked(
     return out, found, asked, all_aside(found, kept.decoded)
 
 
+def _whole(stages: Stages, piece: str, key: str, out: Path) -> bool:
+    """Tell whether a piece of the list was made with ``key`` and all the files that it names are there."""
+    if not stages.has(piece, key):
+        return False
+    rows = json.loads((stages.folder / piece).read_text(encoding="utf-8"))["rows"]
+    return all((out / one[name]).is_file() for one in rows for name in ("map_path", "picture_path") if one.get(name))
+
+
 def _names(image_ids: list[str]) -> list[str]:
     taken: set[str] = set()
     return [file_name(name, taken) for name in image_ids]
@@ -152,6 +160,8 @@ def _explained(group: Group, images: pl.DataFrame, names: list[str], how: How, o
                     one |= written(out, names[row], one, group.inputs[k].numpy(), found.maps[k])
                 elif found is not None:
                     one["note"] = "the attributions do not add up: no map is given"
+                    for file in files_of(names[row], one).values():  # of a run with another tolerance
+                        (out / file).unlink(missing_ok=True)
                 rows.append(one)
     return rows
 
@@ -163,39 +173,53 @@ def _sanity(asked: Asked, how: How, stages: Stages, key: str) -> pl.DataFrame:
     """Return how alike each method's maps stay when the network is randomised (``core.schema.SANITY``)."""
     if not stages.has("sanity.parquet", key):
         tested = _tested(asked)
-        rows = [row for method in how.methods for group, question in tested for row in _randomised(method, group, question, how)]
+        rows = [row for method in how.methods for some in tested for row in _randomised(method, some, how)]
         table = pl.DataFrame(rows, schema={c.name: c.dtype for c in SANITY.columns})
         with stages.making("sanity.parquet", key) as temporary:
             table.write_parquet(temporary)
     return check(pl.read_parquet(stages.folder / "sanity.parquet"), SANITY)
 
 
-def _tested(asked: Asked) -> list[tuple[Group, Question]]:
-    """Return what to test on: of the first few pictures with something to ask about, the first group that asks for each target."""
-    found: dict[str, tuple[Group, Question]] = {}
+def _tested(asked: Asked) -> list[list[tuple[Group, Question]]]:
+    """Return what to test on: of each target the first groups with something to ask about, until they are of enough pictures."""
+    found: dict[str, list[tuple[Group, Question]]] = {}
     for start in range(0, asked.images.height, _TESTED):
         for group in asked.groups(list(range(start, min(start + _TESTED, asked.images.height)))):
             for question in [] if group.note else group.questions:
-                found.setdefault(question.target, (group, question))
-        if found:
-            return list(found.values())
-    if len(asked.faults) == asked.images.height:
+                mine = found.setdefault(question.target, [])
+                if _pictures(mine) < _TESTED:
+                    mine.append((group, question))
+        if found and (start >= 3 * _TESTED or all(_pictures(mine) >= _TESTED for mine in found.values())):
+            break
+    if not found and len(asked.faults) == asked.images.height:
         raise FormatError("no image can be explained", got=next(iter(asked.faults.values()))[1])
-    return []
+    return list(found.values())
 
 
-def _randomised(method: str, group: Group, question: Question, how: How) -> list[dict[str, Any]]:
-    def attribute(network: nn.Module, inputs: Tensor) -> Tensor:
-        return torch.from_numpy(map_of(method, network, inputs, question.of, how, quick=True).maps)
+def _pictures(some: Sequence[tuple[Group, Question]]) -> int:
+    return sum(len(group.inputs) for group, _ in some)
 
-    how_tested: dict[str, Any] = {"points": 2, "signed": kind_of(method) == "signed"}
-    generator = torch.Generator().manual_seed(0)
-    draws = [randomise_model(group.networks[0], group.inputs, attribute, generator=generator, **how_tested) for _ in range(_DRAWS)]
-    alike = np.concatenate([one.similarity for one in draws], axis=1)  # (layers, draws × images)
-    means = [float(np.nanmean(some)) if np.isfinite(some).any() else None for some in alike]
+
+def _randomised(method: str, some: Sequence[tuple[Group, Question]], how: How) -> list[dict[str, Any]]:
+    """Return the rows of a method and target: how alike the maps of the first network and of randomised copies of it are."""
+    alike, layers = list[NDArray[Any]](), tuple[str, ...]()
+    for group, question in some:
+
+        def attribute(network: nn.Module, inputs: Tensor, of: Target = question.of) -> Tensor:
+            return torch.from_numpy(map_of(method, network, inputs, of, how, quick=True).maps)
+
+        how_tested: dict[str, Any] = {"points": 2, "signed": kind_of(method) == "signed"}
+        generator = torch.Generator().manual_seed(0)
+        draws = [
+            randomise_model(group.networks[0], group.inputs, attribute, generator=generator, **how_tested) for _ in range(_DRAWS)
+        ]
+        alike += [one.similarity for one in draws]
+        layers = tuple(draws[0].layers)
+    joined = np.concatenate(alike, axis=1)  # (layers, draws × images)
+    means = [float(np.nanmean(values)) if np.isfinite(values).any() else None for values in joined]
     return [
-        {"method": method, "target": question.target, "down_to": layer, "similarity": value, "n": len(group.inputs)}
-        for layer, value in zip(draws[0].layers, means, strict=True)
+        {"method": method, "target": some[0][1].target, "down_to": layer, "similarity": value, "n": _pictures(some)}
+        for layer, value in zip(layers, means, strict=True)
     ]
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clinome.core.errors import StudyError
-from clinome.core.files import file_name, replacing
+from clinome.core.files import file_name, write_array
+from clinome.core.provenance import fingerprint
 from clinome.explain import baselines, overlay
 from clinome.explain.asking import Target
 from clinome.explain.attention import rollout, soft_attention
@@ -127,13 +128,22 @@ def refuse(method: str, network: nn.Module, one: Tensor) -> None:
             raise StudyError("Grad-CAM has no map to show in this network", got=str(error)) from error
 
 
+def files_of(name: str, one: dict[str, Any]) -> dict[str, str]:
+    """Return the columns that name a map and its picture, of the image whose files begin with ``name``."""
+    label = _label(one)
+    safe = file_name(label)
+    stem = f"{name}.{safe if safe == label else f'{safe}-{fingerprint(label)[:6]}'}.{one['method']}"
+    return {"map_path": f"maps/{stem}.npy", "picture_path": f"pictures/{stem}.png"}
+
+
+def _label(one: dict[str, Any]) -> str:
+    return str(one["target"] if one["class"] is None else f"{one['target']}={one['class']}")
+
+
 def written(out: Path, name: str, one: dict[str, Any], picture: NDArray[Any], values: NDArray[np.float32]) -> dict[str, str]:
     """Write a map and its picture; return the columns that name them."""
-    label = one["target"] if one["class"] is None else f"{one['target']}={one['class']}"
-    stem = f"{name}.{file_name(label)}.{one['method']}"
-    files = {"map_path": f"maps/{stem}.npy", "picture_path": f"pictures/{stem}.png"}
-    with replacing(out / files["map_path"]) as temporary:
-        np.save(temporary, values.astype(np.float32))
+    label, files = _label(one), files_of(name, one)
+    write_array(out / files["map_path"], values.astype(np.float32))
     kind = kind_of(one["method"])
     meaning = {
         "signed": f"red speaks for, blue against; full colour at {overlay.strength(values):.2g} {one['unit']} a pixel",

@@ -119,7 +119,7 @@ def measure_images(
     cases = list(_least_certain(found, pictures, structure, names, sure))
     contact_sheet(cases, out / "contact_sheet.png", n=_SHEET)
     leave_examples(out, of_contours(cases, structure) if show else ())
-    write_json(out / "summary.json", {"kind": "measure", "title": f"{structure.capitalize()} in {pictures.path.name}"})
+    write_json(out / "summary.json", {"kind": "measure", "title": f"{structure.capitalize()}, measured"})
     settings = {
         "structure": structure,
         "names": list(names),

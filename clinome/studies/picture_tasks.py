@@ -20,7 +20,7 @@ from clinome.core.files import own_folder, write_json
 from clinome.core.provenance import write_provenance
 from clinome.imaging.geometry import Spread
 from clinome.imaging.pictures import Preparation
-from clinome.imaging.prediction import Recipe, predict, read_predictor, train_predictor
+from clinome.imaging.prediction import Predictor, Recipe, predict, read_predictor, train_predictor
 from clinome.imaging.targets import Target
 from clinome.studies.example_pictures import leave_examples, of_predictions
 from clinome.studies.picture_examples import examples_of, flow_of
@@ -53,7 +53,7 @@ def train(task: Task, out: Path, *, pictures: bool = True) -> pl.DataFrame:
         metrics = _train_predictor(task, task.predict, out, pictures)
     else:
         metrics = train_on_masks(task, out, pictures=pictures)
-    title = task.task.title or f"{'Structures' if task.segment else 'Predictions'} from {task.images.path.name}"
+    title = task.task.title or f"A network that {'draws structures' if task.segment else 'predicts'}"
     about = {"kind": "train", "title": title, "subtitle": task.task.subtitle, "allowed": list(task.split.allow)}
     write_json(out / "summary.json", {**about, "settings": plain(task.segment or task.predict)})
     return metrics
@@ -64,17 +64,20 @@ def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = T
 
     ``show``: whether small pictures of those it is the least certain of are left for the page.
     """
-    taken, mirrored = _taken_by(model)
+    taken, known = _taken_by(model)
     out, found = own_folder(out, "clinome predict"), listed(pictures)
-    kept = decoded(found, replace(pictures, mirror=mirrored), out, **taken)
+    kept = decoded(found, replace(pictures, mirror=known.preparation.mirrored), out, **taken)
     images = found.images[kept.decoded.rows]
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
     predictions = predict(model, kept, **names, threads=threads)
     leave(out, predictions=predictions, set_aside=all_aside(found, kept.decoded))
     places = {name: k for k, name in enumerate(images["image_id"])}
     dims = np.asarray(kept[0]).ndim - 1 if len(kept) else 2
-    leave_examples(out, of_predictions(predictions, kept, places, dims=dims) if show and len(kept) else ())
-    write_json(out / "summary.json", {"kind": "predict", "title": f"Predictions of {pictures.path.name}"})
+    given: dict[str, Any] = {"dims": dims, "thresholds": known.thresholds}
+    leave_examples(out, of_predictions(predictions, kept, places, **given) if show and len(kept) else ())
+    write_json(
+        out / "summary.json", {"kind": "predict", "title": "Predictions of new images"}
+    )  # a name of a file may be a person's
     write_provenance(out, inputs=[model / "predictor.json"], settings={"model": model.name})
     return predictions
 
@@ -119,7 +122,8 @@ def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> p
         threads=task.task.threads,
     )
     places = {name: k for k, name in enumerate(examples["example_id"])}
-    leave_examples(out, of_predictions(trained.predictions, shown, places, dims=dims) if pictures else ())
+    given: dict[str, Any] = {"dims": dims, "thresholds": read_predictor(out).thresholds}
+    leave_examples(out, of_predictions(trained.predictions, shown, places, **given) if pictures else ())
     return trained.metrics
 
 
@@ -138,8 +142,8 @@ def _network(about: Predict, dims: int) -> Any:
     return inception_v3.Config(pool=about.pool)
 
 
-def _taken_by(model: Path) -> tuple[dict[str, Any], bool]:
-    """Return what pictures the predictor in ``model`` takes: their ``size`` and ``kind``, and whether left sides are mirrored."""
+def _taken_by(model: Path) -> tuple[dict[str, Any], Predictor]:
+    """Return what pictures the predictor in ``model`` takes, their ``size`` and ``kind``, and the predictor."""
     from clinome.nn.saving import config_of
 
     known = read_predictor(model)
@@ -149,4 +153,4 @@ def _taken_by(model: Path) -> tuple[dict[str, Any], bool]:
         do = "ask it in Python: clinome.imaging.prediction.predict takes images of (views, channels, height, width)"
         raise FormatError("this predictor takes several views of a person together", where=model, got=config["views"], do=do)
     taken = {"size": int(max(shape)), "kind": Kind(len(shape), int(config.get("channels_in", 1)))}
-    return taken, known.preparation.mirrored
+    return taken, known

@@ -93,7 +93,7 @@ def segment_images(
     leave(out, segmentations=made, set_aside=aside)
     journal.finish()
     leave_examples(out, least.shown("outlines"))
-    write_json(out / "summary.json", {"kind": "segment", "title": f"Structures in {pictures.path.name}"})
+    write_json(out / "summary.json", {"kind": "segment", "title": "Structures in new images"})
     write_provenance(out, inputs=[model / "segmenter.json"], settings={"model": model.name})
     return made
 

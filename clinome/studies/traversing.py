@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from clinome.cohort.covariates import design
 from clinome.core.errors import CohortError, FormatError, StudyError
-from clinome.core.files import own_folder, replacing, write_json
+from clinome.core.files import own_folder, write_array, write_json
 from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import PHENOTYPES, TRAVERSAL, check
 from clinome.explain.overlay import write_sheet
@@ -235,7 +235,7 @@ def _response(path: Path, pixels: NDArray[np.uint8], met: _Met, out: Path, key: 
     along = direction(means, met.score[known], None if met.covariates is None else met.covariates[known])
     rows = np.unique(np.linspace(0, len(pixels) - 1, _RESPONSES).astype(int))
     found = _felt(encoder, pixels[rows], along, threads)
-    _save(out / "response.npy", found)
+    write_array(out / "response.npy", found.astype(np.float32))
     return found
 
 
@@ -273,15 +273,15 @@ def _leave(out: Path, met: Traversal, number: Number, shown: dict[str, NDArray[n
         name = f"mean_{k + 1}.png" if np.isfinite(met.means[k]).all() else None
         if name is not None:
             write_picture(out / name, _levels(met.means[k]))
-            _save(out / f"mean_{k + 1}.npy", met.means[k])
+            write_array(out / f"mean_{k + 1}.npy", met.means[k].astype(np.float32))
         rows.append((k + 1, _label(number, met.lower[k], met.upper[k]), int(people), met.lower[k], met.upper[k], name))
     table = check(pl.DataFrame(rows, schema={c.name: c.dtype for c in TRAVERSAL.columns}, orient="row"), TRAVERSAL)
     leave(out, traversal=table)
     means = [_levels(mean) for mean in met.means if np.isfinite(mean).all()]
     sheet, caption = [np.hstack(means)] if means else [], [f"averages: {', '.join(f'{row[1]} ({row[2]})' for row in rows)}"]
     if np.isfinite(met.difference).all():
-        _save(out / "difference.npy", met.difference)
-        _save(out / "standard_error.npy", met.standard_error)
+        write_array(out / "difference.npy", met.difference.astype(np.float32))
+        write_array(out / "standard_error.npy", met.standard_error.astype(np.float32))
         clear = met.clear_of_chance().any(axis=-1, keepdims=True)
         largest = float(np.abs(met.difference).max())
         parts = [_around_grey(met.difference, largest), _around_grey(np.where(clear, met.difference, 0.0), largest)]
@@ -308,11 +308,6 @@ def _levels(mean: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def _around_grey(change: NDArray[np.float64], largest: float) -> NDArray[np.uint8]:
     return _levels(128 + change * (_STRETCH / max(largest, 1e-12)))
-
-
-def _save(path: Path, values: NDArray[np.float64]) -> None:
-    with replacing(path) as temporary:
-        np.save(temporary, values.astype(np.float32))
 
 
 def _without_folders(along: Along) -> dict[str, Any]:

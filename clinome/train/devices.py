@@ -6,6 +6,7 @@ gives its outputs back in float32.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import time
@@ -295,6 +296,7 @@ def join_processes(*, timeout_s: float = 1800) -> Iterator[Processes]:
         yield Processes.joined()
     finally:
         torch.distributed.destroy_process_group()
+        gc.collect()  # what of the group lies in a cycle would otherwise go with the interpreter, and abort it now and then
 
 
 def _from_slurm(known: Any) -> dict[str, str]:

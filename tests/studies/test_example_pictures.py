@@ -67,6 +67,21 @@ def test_the_worst_the_typical_and_the_least_certain_of_what_is_judged() -> None
     assert (oldest.truth, oldest.prediction, oldest.value) == ("50", "89", 39.0)
 
 
+def test_what_is_said_goes_by_the_threshold_that_is_measured_by() -> None:
+    table = predictions()
+    places = {name: k for k, name in enumerate(table["example_id"])}
+    shown = list(of_predictions(table, np.zeros((N + 1, 1, 6, 6)), places, dims=2, thresholds={"kind": 0.7}))
+    least = [one for one in shown if (one.target, one.kind) == ("kind", "least certain")]
+    light = dict(zip(table["example_id"], table["predicted:kind:light"], strict=True))
+    away = [abs(light[one.example_id] - 0.7) for one in least]
+    assert away == sorted(away)
+    assert max(away) < 0.2
+    assert {one.measure for one in least} == {"distance from the threshold"}
+    for one in (one for one in shown if one.target == "kind"):
+        said = "light" if light[one.example_id] >= 0.7 else "dark"
+        assert one.prediction == f"{said} (light {light[one.example_id]:.2f}, from 0.70)"
+
+
 def test_of_new_images_the_least_certain_alone() -> None:
     shown = chosen(predictions().drop("kind", "age").with_columns(split=pl.lit("new")))
     assert {(one.target, one.kind) for one in shown} == {("kind", "least certain")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -199,3 +200,28 @@ def test_a_segmenter_is_asked_for_its_structure_in_the_patch_around_it(discs: Pa
         explain_images(discs / "model/segmenter", Pictures(discs / "images.csv"), tmp_path / "b", targets=["cup"])
     with pytest.raises(StudyError, match="whose last features are its answer"):
         explain_images(discs / "model", Pictures(discs / "images.csv"), tmp_path / "c", how=How(("grad-cam",)))
+
+
+def test_a_segmenter_is_tested_on_several_pictures(discs: Path, tmp_path: Path) -> None:
+    rows = [(f"i{k}", f"p{k}", f"{k}.png") for k in (8, 0, 1, 2, 3, 4)]  # the first shows no disc
+    pl.DataFrame(rows, schema=["image_id", "participant_id", "path"], orient="row").write_csv(discs / "six.csv")
+    explain_images(discs / "model", Pictures(discs / "six.csv"), tmp_path, how=How(("occlusion",)), threads=1)
+    assert set(pl.read_parquet(tmp_path / "sanity.parquet")["n"]) == {4}
+
+
+def test_a_map_that_is_gone_is_made_again_and_one_that_is_withheld_now_does_not_stay(
+    model: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"targets": ["kind:lit"], "threads": 1}
+    loose = How(("integrated-gradients",), tolerance=0.03)
+    table = explain_images(model, Pictures(few), tmp_path, how=loose, **given)  # type: ignore[arg-type]
+    first = tmp_path / table["map_path"][0]
+    kept = first.read_bytes()
+    first.unlink()
+    explain_images(model, Pictures(few), tmp_path, how=loose, **given)  # type: ignore[arg-type]
+    assert first.read_bytes() == kept
+    monkeypatch.setattr(maps, "integrated_gradients", partial(maps.integrated_gradients, max_steps=9))
+    with pytest.raises(NotConverged, match="do not add up"):
+        explain_images(model, Pictures(few), tmp_path, how=replace(loose, tolerance=1e-6), **given)  # type: ignore[arg-type]
+    assert not list((tmp_path / "maps").iterdir())
+    assert not list((tmp_path / "pictures").iterdir())

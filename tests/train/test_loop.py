@@ -68,7 +68,7 @@ def run(state: State, until: int, **settings: Any) -> State:
     return fit(state, until=until, draw=draw, fetch=fetch, objective=objective, validate=validate, settings=about)
 
 
-def same(a: State, b: State) -> None:
+def assert_same(a: State, b: State) -> None:
     for (name, one), other in zip(a.model.state_dict().items(), b.model.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
     assert a.average is not None
@@ -87,7 +87,7 @@ def test_pieces_make_the_same_training_as_the_whole() -> None:
     whole, pieces = run(begin(), 40), begin()
     for until in (1, 7, 19, 40):
         pieces = run(pieces, until)
-    same(whole, pieces)
+    assert_same(whole, pieces)
     assert [record["step"] for record in whole.history] == [7, 14, 21, 28, 35]
 
 
@@ -96,18 +96,18 @@ def test_a_restart_in_a_new_state_goes_on_to_the_same_bytes(tmp_path: Path, prec
     whole = run(begin(), 40, checkpoint=tmp_path / "whole.safetensors", precision=precision)
     run(begin(), 23, checkpoint=tmp_path / "cut.safetensors", precision=precision)
     again = run(begin(), 40, checkpoint=tmp_path / "cut.safetensors", precision=precision)
-    same(whole, again)
+    assert_same(whole, again)
     assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "cut.safetensors").read_bytes()
 
 
 def test_a_checkpoint_of_other_inputs_is_not_gone_on_from(tmp_path: Path) -> None:
     run(begin(), 14, checkpoint=tmp_path / "c.safetensors", key="other")
-    same(run(begin(), 21, checkpoint=tmp_path / "c.safetensors"), run(begin(), 21))
+    assert_same(run(begin(), 21, checkpoint=tmp_path / "c.safetensors"), run(begin(), 21))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(workers: int) -> None:
-    same(run(begin(), 21), run(begin(), 21, workers=workers))
+    assert_same(run(begin(), 21), run(begin(), 21, workers=workers))
 
 
 def test_what_fetch_raises_in_a_worker_is_raised() -> None:
@@ -209,7 +209,7 @@ def test_early_stopping_survives_a_restart(tmp_path: Path) -> None:
     run(stop(), 16, checkpoint=tmp_path / "c.safetensors")
     again = run(stop(), 40, checkpoint=tmp_path / "c.safetensors")
     assert again.stopped == whole.stopped
-    same(whole, again)
+    assert_same(whole, again)
     assert run(stop(), 40, checkpoint=tmp_path / "c.safetensors").step == 21  # a stopped training stays stopped
 
 
@@ -268,7 +268,7 @@ def test_a_precision_that_was_measured_holds_when_killed_before_the_first_checkp
         run(begin(hooks=(Killed(),)), 21, **about)
     again = run(begin(), 21, **about)
     assert again.mode == Mode(bfloat16=True, channels_last=True)
-    same(again, run(begin(mode=Mode(bfloat16=True, channels_last=True)), 21))
+    assert_same(again, run(begin(mode=Mode(bfloat16=True, channels_last=True)), 21))
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -283,7 +283,7 @@ def test_the_memory_of_the_optimiser_keeps_its_layout(tmp_path: Path, bfloat16: 
     for a, b in zip(state.optimiser.state.values(), again.optimiser.state.values(), strict=True):
         assert torch.equal(a["exp_avg"], b["exp_avg"])
         assert a["exp_avg"].stride() == b["exp_avg"].stride()
-    same(run(again, 40), whole)
+    assert_same(run(again, 40), whole)
 
 
 def test_a_validation_that_is_not_finite_is_not_the_best() -> None:
