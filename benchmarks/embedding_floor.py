@@ -9,7 +9,7 @@ benchmarks/results/embedding_floor.json with date, code version and machine.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,9 @@ def residuals(axes: Floats, latent: Floats, *, folds: int = 5) -> Floats:
 
 def main() -> None:
     """Compare and write the record."""
-    demo = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("demo", type=Path, help="what `clinome demo` wrote")
+    demo = parser.parse_args().demo
     latents = pl.read_parquet(demo / "biobank" / "true_latents.parquet")
     people = pl.read_parquet(demo / "study" / "traits" / "traits.parquet").select("participant_id")
     tables = {

@@ -12,6 +12,7 @@ benchmarks/results/imaging_<part>.json.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import os
@@ -429,13 +430,20 @@ def _monai(where: Path, out: Path, n: int) -> None:
         pass
 
 
+PARTS = {"extraction": extraction, "loading": loading, "memory": memory}
+_MEASURED = {"_extract": _extract, "_load": _load, "_monai": _monai}  # what `memory` runs in processes of their own
+
+
 if __name__ == "__main__":
-    part = sys.argv[1]
-    if part.startswith("_"):
-        {"_extract": _extract, "_load": _load, "_monai": _monai}[part](Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
-    else:
-        folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp())
-        folder.mkdir(parents=True, exist_ok=True)
-        made = {"extraction": extraction, "loading": loading, "memory": memory}[part](folder)
-        load = round(os.getloadavg()[0], 2)
-        write_json(RESULTS / f"imaging_{part}.json", {"note": NOTE, **made, "load average": load, "provenance": provenance()})
+    if sys.argv[1:2] and sys.argv[1] in _MEASURED:
+        _MEASURED[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+        raise SystemExit
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("folder", type=Path, nargs="?", help="where pictures are drawn, and found again; by default a new one")
+    asked = parser.parse_args()
+    folder = asked.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    made = PARTS[asked.part](folder)
+    load = round(os.getloadavg()[0], 2)
+    write_json(RESULTS / f"imaging_{asked.part}.json", {"note": NOTE, **made, "load average": load, "provenance": provenance()})

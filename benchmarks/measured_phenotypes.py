@@ -106,7 +106,7 @@ def observers(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--eyes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--drive", type=Path)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ def milliseconds(*words: str, runs: int = 15) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     bare = milliseconds("-c", "pass")
     print(f"bare interpreter      {bare:6.0f} ms")
     print(f"import clinome       +{milliseconds('-c', 'import clinome') - bare:6.0f} ms   (bar 150)")
