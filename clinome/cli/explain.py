@@ -27,7 +27,9 @@ def explain(
         typer.Option(help="What 'nothing there' is: the image's mean, a blurred copy (segmenters' default), its darkest value."),
     ] = None,
     window: Annotated[int | None, typer.Option(help="Pixels a side that occlusion covers. [default: an eighth]")] = None,
-    tolerance: Annotated[float, typer.Option(help="Share by which integrated gradients may miss what they add up to.")] = 0.01,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Share by which integrated gradients may miss what they add up to. [default: 0.01]")
+    ] = None,
     along: Annotated[
         str | None, typer.Option(help="Instead: how images change along this column of --phenotypes (or of --model's), e.g. dim03.")
     ] = None,
@@ -35,7 +37,7 @@ def explain(
     variant: Annotated[str | None, typer.Option(help="Instead: how images change with copies of this variant's allele.")] = None,
     genotypes: Annotated[str | None, typer.Option(help="Where --variant is: a .bed, .pgen, .bgen, .vcf.gz; or a pattern.")] = None,
     covariates: Annotated[Path | None, typer.Option(help="Table of people whose columns are taken out of the change.")] = None,
-    groups: Annotated[int, typer.Option(help="Groups of equal size that --along is cut into.")] = 5,
+    groups: Annotated[int | None, typer.Option(help="Groups of equal size that --along is cut into. [default: 5]")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels a side of average images. [default: the model's, or 128]")] = None,
     modality: Annotated[str | None, typer.Option(help="DICOM modality of the files to take, e.g. DX.")] = None,
     threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
@@ -56,10 +58,14 @@ def explain(
 
     pictures = Pictures(images, modality=modality)
     ordered = along is not None or variant is not None
-    if ordered and (method or target or baseline or window):
-        raise StudyError("--method, --target, --baseline and --window ask a trained model, --along and --variant people's images")
-    if not ordered and (phenotypes or genotypes or covariates):
-        raise StudyError("nothing says along what images are ordered", do="name --along or --variant")
+    of_models = {"method": method, "target": target, "baseline": baseline, "window": window, "tolerance": tolerance}
+    of_people = {"phenotypes": phenotypes, "genotypes": genotypes, "covariates": covariates, "groups": groups, "size": size}
+    idle = [f"--{name}" for name, value in (of_models if ordered else of_people).items() if value not in (None, [])]
+    if ordered and idle:
+        do = "leave it out, or leave --along and --variant out"
+        raise StudyError("a trained model is asked by it, --along and --variant ask people's images", got=", ".join(idle), do=do)
+    if idle:
+        raise StudyError("nothing says along what images are ordered", got=", ".join(idle), do="name --along or --variant")
     if ordered:
         from clinome.studies.traversing import Along, traverse_images
 

@@ -72,10 +72,9 @@ def explain_images(
     NotConverged
         Once all is written, when integrated gradients of some images do not add up.
     """
-    how = how or How()
     model = model / "segmenter" if (model / "segmenter" / "segmenter.json").is_file() else model
     segments = (model / "segmenter.json").is_file()
-    how = replace(how, baseline=how.baseline or ("blurred" if segments else "mean"))
+    how = (how or How()).settled("blurred" if segments else "mean")
     out, found, asked, aside = _asked(model, pictures, out, targets, how, segments=segments)
     key = fingerprint(asked.files, content_key(asked.images, found.root), asked.images.rows(), list(targets), how)
     stages, rows = Stages(usable_folder(out / "work")), list[dict[str, Any]]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,11 @@ from clinome.studies.questions import Group, Question
 
 Method = Literal["integrated-gradients", "occlusion", "grad-cam", "attention"]
 
+_USERS: dict[str, tuple[Method, ...]] = {
+    "baseline": ("integrated-gradients", "occlusion"),
+    "window": ("occlusion",),
+    "tolerance": ("integrated-gradients",),
+}
 _POINTS = 1 << 21  # numbers that go through a network at once, at most
 
 
@@ -42,13 +47,34 @@ class How:
     window
         Sides of the window that occlusion covers, in pixels; an eighth of the picture's shorter side without it.
     tolerance
-        Share of the difference by which integrated gradients may miss it.
+        Share of the difference by which integrated gradients may miss it; a hundredth without it.
+
+    Raises
+    ------
+    StudyError
+        For a setting that none of the methods uses, or that is not above 0.
     """
 
     methods: tuple[Method, ...] = ("integrated-gradients",)
     baseline: Literal["mean", "blurred", "darkest"] | None = None
     window: int | None = None
-    tolerance: float = 0.01
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would be ignored: a setting of a method that is not asked by."""
+        for name, users in _USERS.items():
+            value = getattr(self, name)
+            if value is not None and not set(users) & set(self.methods):
+                got, do = f"{name} {value} and {', '.join(self.methods)}", f"leave --{name} out, or ask by {' or '.join(users)}"
+                raise StudyError(f"no method that is asked uses a {name}", got=got, do=do)
+            if value is not None and not isinstance(value, str) and not value > 0:
+                raise StudyError("a setting is out of range", got=f"{name} {value}", expected="above 0")
+
+    def settled(self, baseline: Literal["mean", "blurred"]) -> How:
+        """Return the same with what is left open said, as far as a method uses it."""
+        usual = {"baseline": baseline, "tolerance": 0.01}
+        left = [name for name in usual if getattr(self, name) is None and set(_USERS[name]) & set(self.methods)]
+        return replace(self, **{name: usual[name] for name in left})  # type: ignore[arg-type]
 
     def start(self, space: Sequence[int]) -> baselines.Baseline:
         """Return the baseline for pictures of these sides."""
@@ -65,7 +91,7 @@ class Found(NamedTuple):
 
 
 def map_of(method: str, network: nn.Module, inputs: Tensor, of: Target, how: How, *, quick: bool = False) -> Found:
-    """Make the maps of one network; ``quick`` maps are those of the sanity check: the same in fewer steps."""
+    """Make the maps of one network (``how`` is settled); ``quick`` maps are those of the sanity check: the same in fewer steps."""
     space = inputs.shape[2:]
     batch = max(1, min(32, _POINTS // inputs[0].numel()))
     if method == "integrated-gradients":
@@ -75,6 +101,9 @@ def map_of(method: str, network: nn.Module, inputs: Tensor, of: Target, how: How
         return Found(sums.values.sum(dim=1).numpy(), sums)
     if method == "occlusion":
         window = how.window or -(-min(space) // 8)
+        if window > min(space):
+            got, expected = f"window {window}", f"at most {min(space)}, the shorter side"
+            raise StudyError("the window does not fit into the network's picture", got=got, expected=expected)
         stride = window if quick or len(space) == 3 else max(1, window // 2)
         covered: dict[str, Any] = {"window": window, "stride": stride, "baseline": how.start(space)}
         return Found(occlusion(network, inputs, target=of, batch_size=batch, **covered).numpy(), None)

@@ -38,6 +38,7 @@ from clinome.studies.task_file import Pictures
 if TYPE_CHECKING:
     from clinome.imaging.learning import Encoder
 
+_GROUPS = 5  # along a trait, where nothing says how many
 _STRETCH = 100.0  # grey levels that the largest difference is stretched to
 _RESPONSES = 256  # pictures over which a network's response is averaged
 
@@ -47,7 +48,7 @@ class Along:
     """What pictures are ordered by: ``trait``, a column of ``phenotypes``, or copies of the effect allele of ``variant``.
 
     The variant is in ``genotypes``. ``covariates`` is a table of people whose columns are taken out of the difference; ``groups``
-    of people are cut along a trait; averages are ``size`` pixels a side (None: as the encoder's pictures, or 128).
+    of people (five) are cut along a trait; averages are ``size`` pixels a side (None: as the encoder's pictures, or 128).
     """
 
     trait: str | None = None
@@ -55,17 +56,24 @@ class Along:
     variant: str | None = None
     genotypes: str | None = None
     covariates: Path | None = None
-    groups: int = 5
+    groups: int | None = None
     size: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two questions in one, or half of one."""
+        """Refuse two questions in one, half of one, and what the one that is asked would ignore."""
         if (self.trait is None) == (self.variant is None):
             raise StudyError("pictures are ordered along a trait or by a variant", do="name one of --along and --variant")
         if self.variant is not None and self.genotypes is None:
             raise StudyError("nothing says where the variant is", got=self.variant, do="name a file with --genotypes")
-        if self.groups < 2 or (self.size is not None and self.size < 8):
-            raise StudyError("groups or size is out of range", got=f"{self.groups} and {self.size}", expected="from 2, from 8")
+        if self.variant is not None and (self.phenotypes is not None or self.groups is not None):
+            do = "leave --phenotypes and --groups out, or order by a column of --phenotypes with --along"
+            raise StudyError("by a variant, people are grouped by its genotypes", got=self.variant, do=do)
+        if self.trait is not None and self.genotypes is not None:
+            do = "leave --genotypes out, or name a --variant instead"
+            raise StudyError("along a trait no genotypes are read", got=self.trait, do=do)
+        for name, value, least in (("groups", self.groups, 2), ("size", self.size, 8)):
+            if value is not None and value < least:
+                raise StudyError("a setting is out of range", got=f"{name} {value}", expected=f"from {least}")
 
 
 class Number(NamedTuple):
@@ -130,7 +138,7 @@ def traverse_images(pictures: Pictures, out: Path, along: Along, *, model: Path 
         got += "" if adjust is None else f", {int(complete.sum()):,} of those with pictures with all covariates"
         raise CohortError("nobody has both a picture and the number", got=got, do="compare the participant_id of the tables")
     alike = None if number.alleles is None else np.rint(score)
-    met = traverse(pixels, person, score, groups=along.groups, alike=alike, covariates=adjust)
+    met = traverse(pixels, person, score, groups=along.groups or _GROUPS, alike=alike, covariates=adjust)
     per = 1.0 if number.alleles is None else 1 / max(float(np.nanstd(score)), 1e-12)
     met = met._replace(difference=met.difference * per, standard_error=met.standard_error * per)
     shown: dict[str, NDArray[np.float64]] = {}
