@@ -8,6 +8,7 @@ the last step is kept).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +39,21 @@ class Curve:
         return step if self.by == "step" else step / self.steps * len(self.records)
 
     def of(self, name: str) -> list[tuple[float, float]]:
-        """Return (time, value) of a number that the records hold."""
-        return [(self.time(one["step"]), one[name]) for one in self.records if one.get(name) is not None]
+        """Return (time, value) of a number where the records hold it; what is undefined (NaN, null) is a gap."""
+        known = ((one["step"], one.get(name)) for one in self.records)
+        return [(self.time(step), value) for step, value in known if value is not None and math.isfinite(value)]
 
 
 @dataclass(frozen=True)
 class Learning:
-    """Every curve, the plots of them (caption, SVG), and whose colour is whose."""
+    """Every curve, the plots of them (caption, SVG), whose colour is whose, and the metric by which steps are kept, in words."""
 
     curves: tuple[Curve, ...]
     plots: tuple[tuple[str, str], ...]
     legend: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, ...], ...]
     heads: tuple[str, ...]
+    watched: str | None
 
 
 def learning(folder: Path) -> Learning | None:
@@ -64,16 +67,18 @@ def learning(folder: Path) -> Learning | None:
     curves = _curves(folder / "history.json")
     if not curves:
         return None
-    metrics = [name for name in curves[0].records[0] if name.startswith(_VALIDATION) and name != f"{_VALIDATION}loss"]
+    held = dict.fromkeys(name for curve in curves for one in curve.records for name in one if curve.of(name))
+    metrics = [name for name in held if name.startswith(_VALIDATION) and name != f"{_VALIDATION}loss"]
     by = curves[0].by
-    dashed = ", of validation dashed" if f"{_VALIDATION}loss" in curves[0].records[0] else ""
+    dashed = ", of validation dashed" if f"{_VALIDATION}loss" in held else ""
     plots = [(f"Loss by {by}: of training the mean since the point before{dashed}", _losses(curves))]
     for name in metrics:
         title = in_words(name.removeprefix(_VALIDATION))
         plots.append((f"{title[0].upper()}{title[1:]} of validation by {by}", _metric(curves, name)))
     legend = tuple((f"s{k}", one.name) for k, one in enumerate(curves)) if 1 < len(curves) <= _IN_LEGEND else ()
     heads, rows = _table(curves, metrics)
-    return Learning(tuple(curves), tuple(plots), legend, rows, heads)
+    watched = next((in_words(one.watched) for one in curves if one.watched), None)
+    return Learning(tuple(curves), tuple(plots), legend, rows, heads, watched)
 
 
 def _curves(path: Path) -> list[Curve]:
@@ -82,13 +87,13 @@ def _curves(path: Path) -> list[Curve]:
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, list):
-            return [Curve("network", tuple(found), int(found[-1]["step"]))] if found else []
+            return [Curve("network", _records(found), int(found[-1]["step"]))] if found else []
         several = len({one["part"] for one in found["curves"]}) > 1 or any(one["member"] > 1 for one in found["curves"])
         return [
             Curve(
                 f"{one['part'].replace('_', ' ')}, member {one['member']}" if several else "network",
-                tuple(one["records"]),
-                one["steps"],
+                _records(one["records"]),
+                int(one["steps"]),
                 one["kept"],
                 one["watched"],
                 str(found.get("by", "step")),
@@ -96,8 +101,16 @@ def _curves(path: Path) -> list[Curve]:
             for one in found["curves"]
             if one["records"]
         ]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError("the file is no history of a training", where=path, got=repr(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        do = "give the training's command again, or remove the file: the page is made without it"
+        raise FormatError("the file is no history of a training", where=path, got=repr(error), do=do) from error
+
+
+def _records(found: list[dict[str, Any]]) -> tuple[dict[str, float], ...]:
+    """Return the numbers of records, each of which says its step, from 1 up."""
+    if any(one["step"] < 1 for one in found):
+        raise ValueError("a step below 1")
+    return tuple({name: value for name, value in one.items() if isinstance(value, (int, float))} for one in found)
 
 
 def _style(k: int, curves: Sequence[Curve]) -> str:
@@ -135,13 +148,13 @@ def _table(curves: Sequence[Curve], metrics: Sequence[str]) -> tuple[tuple[str, 
         "Steps",
         "Records" if curves[0].by == "step" else f"{curves[0].by}s",
         "Step kept",
-        "Loss there",
-        *(in_words(m.removeprefix(_VALIDATION)) for m in metrics),
+        "Training loss there",
+        *(f"{in_words(m.removeprefix(_VALIDATION))} of validation there" for m in metrics),
     )
     rows = []
     for curve in curves:
         kept = curve.steps if curve.kept is None else curve.kept
         there = min(curve.records, key=lambda one: abs(one["step"] - kept))
         of_metrics = (plain(there.get(name)) for name in metrics)
-        rows.append((curve.name, f"{curve.steps:,}", f"{len(curve.records):,}", f"{kept:,}", plain(there["loss"]), *of_metrics))
+        rows.append((curve.name, f"{curve.steps:,}", f"{len(curve.records):,}", f"{kept:,}", plain(there.get("loss")), *of_metrics))
     return heads, tuple(rows)

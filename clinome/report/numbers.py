@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NOTHING = "–"  # stands where there is no value
+FEW = 10  # of fewer people nothing is shown but that they are fewer
 
 
 def whole(value: float | None) -> str:
@@ -16,6 +18,22 @@ def whole(value: float | None) -> str:
     ('87,108,308', '–')
     """
     return NOTHING if value is None else f"{round(value):,}"
+
+
+def parts_of_a_whole(counts: Sequence[tuple[int, int]]) -> list[str]:
+    """Write how many examples, of how many people, are in each part of a whole that is shown.
+
+    A part of one to nine people is not told; where it is the only one, the smallest other part is withheld, or the whole would
+    tell it.
+
+    >>> parts_of_a_whole([(120, 60), (30, 15), (8, 4)]), parts_of_a_whole([(120, 60), (0, 0)])
+    (['120', 'withheld', 'fewer than 10 people'], ['120', '0'])
+    """
+    few = [k for k, (_, people) in enumerate(counts) if 0 < people < FEW]
+    others = [k for k, (_, people) in enumerate(counts) if people >= FEW]
+    withheld = min(others, key=lambda k: counts[k]) if len(few) == 1 and others else None
+    said = [whole(n) for n, _ in counts]
+    return [f"fewer than {FEW} people" if k in few else "withheld" if k == withheld else said[k] for k in range(len(counts))]
 
 
 def decimals(value: float | None, digits: int) -> str:

@@ -97,7 +97,7 @@ def render(folder: Path, *, pictures: bool = True) -> str:
         "truth": truth(folder, about.truth_distance),
         "provenance": provenance(folder),
     }
-    found = [part for part in (parts["leaks"], parts["results"]) if part]
+    found = [part for part in (parts["leaks"], parts["results"], parts["quantities"]) if part]
     about = replace(
         about,
         headline=about.headline or (parts["results"].headline if parts["results"] else ()),

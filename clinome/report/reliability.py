@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -15,7 +14,7 @@ from clinome.core.schema import METRICS, RELIABILITY
 from clinome.report.drawing import Axis, Chart, axis
 from clinome.report.numbers import decimals
 from clinome.report.reading import table
-from clinome.report.results import Estimate, in_words
+from clinome.report.results import Estimate, estimate_of, estimates_of, in_words, network_of
 
 _SAID = {
     "calibration_slope": "slope (1: as extreme as they should be; below: too extreme)",
@@ -26,20 +25,20 @@ _SAID = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A reliability curve: whose, what it is in numbers, and drawn."""
+    """A reliability curve: whose, and drawn."""
 
     name: str
     of_number: bool
-    facts: tuple[tuple[str, str], ...]
     chart: str
     examples: int
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Every curve."""
+    """Every curve, and of each target what its calibration is in numbers."""
 
     curves: tuple[Curve, ...]
+    facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """A target's measures in groups, and the largest gaps in words."""
+    """A target's measures in groups, how many gaps have an interval, and in words those whose interval lies above 0."""
 
     target: str
     measures: tuple[str, ...]
     groups: tuple[Group, ...]
+    measured: int
     gaps: tuple[str, ...]
 
 
@@ -67,21 +67,23 @@ def reliability(folder: Path) -> Reliability | None:
     if bins is None or bins.is_empty():
         return None
     metrics = table(folder, "metrics.parquet", METRICS)
-    curves = []
+    curves, several = list[Curve](), dict[str, bool]()
     for (target, of_class), rows in bins.group_by("target", "class", maintain_order=True):
         name = str(target) if of_class is None else f"{target}: {of_class}"
-        facts = () if metrics is None or "target" not in metrics.columns else _facts(metrics, str(target))
-        curves.append(Curve(name, of_class is None, facts, _drawn(rows, name, of_class is None), int(rows["n"].sum())))
-    return Reliability(tuple(curves))
+        curves.append(Curve(name, of_class is None, _drawn(rows, name, of_class is None), int(rows["n"].sum())))
+        several[str(target)] = str(target) in several
+    if metrics is None or not {"target", "predictor"} <= set(metrics.columns):
+        return Reliability(tuple(curves), ())
+    facts = ((target, _facts(metrics.filter(pl.col("target") == target), many)) for target, many in several.items())
+    return Reliability(tuple(curves), tuple((target, known) for target, known in facts if known))
 
 
-def _facts(metrics: pl.DataFrame, target: str) -> tuple[tuple[str, str], ...]:
-    own = metrics.filter((pl.col("target") == target) & pl.col("name").is_in(list(_SAID)) & (pl.col("subgroup") == "all"))
-    return tuple((_SAID[row["name"]], _estimate(row).words()) for row in own.iter_rows(named=True))
-
-
-def _estimate(row: dict[str, Any]) -> Estimate:
-    return Estimate(row["value"], row["lower"], row["upper"], row["interval"])
+def _facts(metrics: pl.DataFrame, several: bool) -> tuple[tuple[str, str], ...]:
+    """Return what is known of the network's own calibration of a target, of ``several`` classes or not."""
+    own = metrics.filter(pl.col("name").is_in(list(_SAID)) & (pl.col("subgroup") == "all"))
+    own = own.filter(pl.col("predictor") == network_of(metrics)) if own.height else own
+    said = _SAID | ({"ece": f"of the likeliest class, {_SAID['ece']}"} if several else {})
+    return tuple((said[row["name"]], estimate_of(row).words()) for row in own.iter_rows(named=True))
 
 
 def _drawn(rows: pl.DataFrame, name: str, of_number: bool) -> str:
@@ -103,23 +105,31 @@ def _drawn(rows: pl.DataFrame, name: str, of_number: bool) -> str:
 
 
 def groups(folder: Path) -> tuple[Groups, ...]:
-    """Read ``subgroups.parquet``: one table a target; none where it is absent or empty."""
+    """Read ``subgroups.parquet``: one table a target; none where it is absent or empty.
+
+    Raises
+    ------
+    SchemaError
+        When a number of a group is there twice.
+    """
     found = table(folder, "subgroups.parquet", METRICS)
     if found is None or found.is_empty():
         return ()
-    return tuple(_groups(str(target), rows) for (target,), rows in found.group_by("target", maintain_order=True))
+    where = folder / "subgroups.parquet"
+    return tuple(_groups(str(target), rows, where) for (target,), rows in found.group_by("target", maintain_order=True))
 
 
-def _groups(target: str, rows: pl.DataFrame) -> Groups:
-    own = rows.filter(~pl.col("name").str.starts_with("gap:"))
+def _groups(target: str, rows: pl.DataFrame, where: Path) -> Groups:
+    of_gap = pl.col("name").str.starts_with("gap:")
+    own, gaps = rows.filter(~of_gap), rows.filter(of_gap & pl.col("lower").is_not_null())
     measures = own["name"].unique(maintain_order=True).to_list()
-    cells = {(row["name"], row["subgroup"]): _estimate(row) for row in own.iter_rows(named=True)}
+    cells = estimates_of(own, "subgroup", where=where)
     people = dict(own.select("subgroup", "n").rows())
     made = [
         Group(_group_name(name), people[name], tuple(cells.get((measure, name)) for measure in measures))
         for name in own["subgroup"].unique(maintain_order=True)
     ]
-    return Groups(target, tuple(in_words(one) for one in measures), tuple(made), tuple(_gaps(rows)))
+    return Groups(target, tuple(in_words(one) for one in measures), tuple(made), gaps.height, tuple(_gaps(gaps)))
 
 
 def _group_name(name: str) -> str:
@@ -128,11 +138,10 @@ def _group_name(name: str) -> str:
 
 
 def _gaps(rows: pl.DataFrame) -> list[str]:
-    """Say which gaps between groups are more than chance would make of two groups."""
+    """Say of the gaps with an interval which lie above 0."""
     said = []
-    for row in rows.filter(pl.col("name").str.starts_with("gap:")).iter_rows(named=True):
-        if row["lower"] is not None and row["lower"] > 0:
-            between = row["interval"].rpartition("; ")[2]
-            measure = in_words(row["name"].removeprefix("gap:"))
-            said.append(f"{measure} differs by {_estimate(row).words()} between the groups of “{row['subgroup']}” ({between})")
+    for row in rows.filter(pl.col("lower") > 0).iter_rows(named=True):
+        between = row["interval"].partition("; ")[2]  # a group's name may hold what parts them too
+        measure = in_words(row["name"].removeprefix("gap:"))
+        said.append(f"{measure} differs by {estimate_of(row).words()} between the groups of “{row['subgroup']}” ({between})")
     return said

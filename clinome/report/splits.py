@@ -1,6 +1,7 @@
 """The images behind a result: how many were read, set aside and why, without a target, in which split; and what leaked.
 
-Identifiers and dates stay in the tables: ``leakage.parquet`` and ``set_aside.parquet`` name the images, the page counts them.
+Identifiers and dates stay in the tables: ``leakage.parquet`` and ``set_aside.parquet`` name the images, the page counts them. It
+does not tell how many of a class there are in a split where they are fewer than ten people.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from pathlib import Path
 import polars as pl
 
 from clinome.core.schema import COUNTS, LEAKAGE, SET_ASIDE
-from clinome.report.numbers import plain, whole
+from clinome.report.numbers import FEW, NOTHING, parts_of_a_whole, plain, whole
 from clinome.report.reading import json_object, table
 
-_DATE = re.compile(r" \(\d{4}-\d\d-\d\d[^)]*\)")  # of a single examination
+_DATE = re.compile(r" \([^()]*\)$")  # at the end of what is said of time: of a single examination
 _ORDER = {"leak": 0, "warning": 1, "information": 2, "not checked": 3, "clean": 4}
 
 
@@ -62,6 +63,7 @@ def images(folder: Path) -> Images | None:
     reasons: list[tuple[str, int]] = []
     if aside is not None:
         reasons = aside.group_by("what").len().sort("len", "what", descending=[True, False]).rows()
+    counts = None if counts is None or counts.is_empty() else counts
     if not reasons and counts is None:
         return None
     used = None if counts is None else int(counts.filter(pl.col("target").is_null())["n"].sum())
@@ -77,15 +79,16 @@ def _by_split(counts: pl.DataFrame) -> tuple[tuple[str, ...], tuple[tuple[str, .
     for name, column in (("examples", "n"), ("people", "people")):
         found = dict(every.select("split", column).rows())
         rows.append((name, *(whole(found.get(split)) for split in splits)))
-    for (target, of_class), some in counts.filter(pl.col("target").is_not_null()).group_by("target", "class", maintain_order=True):
-        by_split = {row["split"]: row for row in some.iter_rows(named=True)}
-        cells = []
-        for split in splits:
-            row = by_split.get(split)
-            spread = f"; {plain(row['mean'])} ± {plain(row['deviation'])}" if row and row["mean"] is not None else ""
-            cells.append("–" if row is None else f"{whole(row['n'])}{spread}")
-        label = f"{target}: {of_class}" if of_class is not None else f"{target} (known; mean ± deviation)"
-        rows.append((label, *cells))
+    cells: dict[tuple[str, str | None], dict[str, str]] = {}
+    for (target, split), some in counts.drop_nulls("target").group_by("target", "split", maintain_order=True):
+        said = parts_of_a_whole(some.select("n", "people").rows())
+        for row, count in zip(some.iter_rows(named=True), said, strict=True):
+            told = row["mean"] is not None and row["people"] >= FEW
+            spread = f"; {plain(row['mean'])} ± {plain(row['deviation'])}" if told else ""
+            cells.setdefault((str(target), row["class"]), {})[str(split)] = f"{count}{spread}"
+    for (name, of_class), found in cells.items():
+        label = f"{name}: {of_class}" if of_class is not None else f"{name} (known; mean ± deviation)"
+        rows.append((label, *(found.get(split, NOTHING) for split in splits)))
     return tuple(split.replace("_", " ") for split in splits), tuple(rows)
 
 
@@ -101,7 +104,7 @@ def leaks(folder: Path) -> Leaks | None:
             row["severity"],
             row["splits"].replace("_", " "),
             whole(row["n"]),
-            _DATE.sub("", row["note"]),
+            _DATE.sub("", row["note"]) if row["check"] == "time" else row["note"],
             row["severity"] == "leak" and row["check"] in allowed,
         )
         for row in sorted(found.iter_rows(named=True), key=lambda row: _ORDER.get(row["severity"], 5))

@@ -14,7 +14,7 @@ import pytest
 from toolkit.browser import opened
 from toolkit.trained_folder import GAINS, WHO, trained_folder
 
-from clinome.core.errors import FormatError
+from clinome.core.errors import FormatError, SchemaError
 from clinome.report.drawing import Axis, Chart, axis, histogram, interval_mark, ticks
 from clinome.report.examples import examples
 from clinome.report.learning import learning
@@ -98,6 +98,37 @@ def test_a_gain_whose_interval_holds_0_is_not_shown(folder: Path) -> None:
     assert (level.measure, level.less_is_better, level.people) == ("mean absolute error", True, 31)
 
 
+def test_a_floor_without_a_paired_gain_is_not_counted_among_those_beaten(folder: Path, tmp_path: Path) -> None:
+    metrics = pl.read_parquet(folder / "metrics.parquet")
+    metrics.filter(pl.col("predictor") != "model against shares").write_parquet(tmp_path / "metrics.parquet")
+    found = results(tmp_path)
+    assert found is not None
+    assert found.judged[0].verdicts == (
+        "better than “pixels, logistic”: the 95 % interval of the paired gain lies above 0.",
+        "not compared with “shares”: there is no paired gain with an interval.",
+    )
+    assert found.judged[0].rows[2].name == "shares"
+    assert found.gains == 3
+    assert "3 gains stand here, none corrected for their number" in write_report(tmp_path).read_text(encoding="utf-8")
+    none = pl.when(pl.col("predictor") == "model against shares").then(None)
+    metrics.with_columns(none.otherwise(pl.col(name)).alias(name) for name in ("lower", "upper")).write_parquet(
+        tmp_path / "metrics.parquet"
+    )
+    found = results(tmp_path)
+    assert found is not None
+    assert "“shares”" in found.judged[0].verdicts[1]
+
+
+def test_a_number_that_is_there_twice_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name, of in (("metrics", results), ("subgroups", groups)):
+        known = pl.read_parquet(folder / f"{name}.parquet")
+        pl.concat([known, known.head(1).with_columns(value=pl.lit(0.1), split=pl.lit("train"))]).write_parquet(
+            tmp_path / f"{name}.parquet"
+        )
+        with pytest.raises(SchemaError, match=rf"a number is in the table twice(.|\n)*{name}\.parquet(.|\n)*'auroc'"):
+            of(tmp_path)
+
+
 def test_what_was_judged_on_validation_or_in_folds_is_said(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     metrics = pl.read_parquet(copy / "metrics.parquet")
@@ -110,6 +141,13 @@ def test_what_was_judged_on_validation_or_in_folds_is_said(folder: Path, tmp_pat
     found = results(copy)
     assert found is not None
     assert found.whom.startswith("Judged on all 50 examples in folds")
+    assert "probabilities of different networks are compared" in found.whom
+    metrics.with_columns(split=pl.lit("train")).write_parquet(copy / "metrics.parquet")
+    found = results(copy)
+    assert found is not None
+    assert found.whom.endswith("of the split “train”.")
+    assert "not of a test split" in found.warnings[0]
+    metrics.with_columns(split=pl.lit(None, pl.String)).write_parquet(copy / "metrics.parquet")
     (copy / "predictions.parquet").unlink()
     metrics.filter(pl.col("predictor") == "model").write_parquet(copy / "metrics.parquet")
     found = results(copy)
@@ -165,7 +203,7 @@ def test_structures_of_a_segmenter_are_told_apart(folder: Path, tmp_path: Path) 
 def test_curves_of_every_network_by_epoch_with_the_step_kept(folder: Path, tmp_path: Path) -> None:
     found = learning(folder)
     assert found is not None
-    assert found.heads == ("Network", "Steps", "epochs", "Step kept", "Loss there", "AUROC")
+    assert found.heads == ("Network", "Steps", "epochs", "Step kept", "Training loss there", "AUROC of validation there")
     assert found.rows == (
         ("all, member 1", "20", "4", "10", "0.5", "0.9"),
         ("all, member 2", "20", "4", "10", "0.75", "0.9"),
@@ -179,11 +217,26 @@ def test_curves_of_every_network_by_epoch_with_the_step_kept(folder: Path, tmp_p
     alone = learning(tmp_path)
     assert alone is not None
     assert alone.rows == (("network", "3", "1", "3", "2", "0.5"),)
-    (tmp_path / "history.json").write_text('{"curves": [{"part": "all"}]}')
-    with pytest.raises(FormatError, match="no history of a training"):
-        learning(tmp_path)
+    for broken in ('{"curves": [{"part": "all"}]}', '[{"epoch": 0}]', '[{"step": 0}]', "{"):
+        (tmp_path / "history.json").write_text(broken)
+        with pytest.raises(FormatError, match="no history of a training"):
+            learning(tmp_path)
     (tmp_path / "history.json").write_text("[]")
     assert learning(tmp_path) is None
+
+
+def test_what_is_undefined_or_comes_late_in_a_history(tmp_path: Path) -> None:
+    first = {"step": 4, "loss": 2.0}
+    rest = [{"step": 8, "loss": 1.0, "validation.auroc": float("nan")}, {"step": 12, "validation.auroc": 0.75}]
+    curve = {"part": "all", "member": 1, "records": [first, *rest], "kept": 12, "steps": 12, "watched": "auroc"}
+    (tmp_path / "history.json").write_text(json.dumps({"by": "epoch", "curves": [curve]}))
+    found = learning(tmp_path)
+    assert found is not None
+    assert found.rows == (("network", "12", "3", "12", "–", "0.75"),)
+    assert found.curves[0].of("validation.auroc") == [(3.0, 0.75)]
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "nan" not in page.partition('id="learning"')[2].partition("</section>")[0]
+    assert "the best AUROC of validation: what validation reached there flatters" in page
 
 
 def test_leaks_come_first_and_what_was_allowed_is_said(folder: Path) -> None:
@@ -207,7 +260,39 @@ def test_images_are_counted_by_reason_and_by_split(folder: Path) -> None:
     assert (found.used, found.left) == (200, 3)
     assert found.aside[0] == ("the file is empty", 2)
     assert found.heads == ("train", "validation", "test")
-    assert found.rows[:3] == (("examples", "150", "18", "32"), ("people", "149", "17", "31"), ("kind: dark", "75", "9", "16"))
+    assert found.rows[:2] == (("examples", "150", "18", "32"), ("people", "149", "17", "31"))
+    few = "fewer than 10 people"
+    assert found.rows[2:] == (
+        ("kind: dark", "75", few, "16"),
+        ("kind: light", "75", few, "16"),
+        ("level (known; mean ± deviation)", "148; 25.5 ± 3.25", "16; 25.5 ± 3.25", "30; 25.5 ± 3.25"),
+    )
+
+
+def test_counts_of_fewer_than_ten_people_are_not_told(folder: Path, tmp_path: Path) -> None:
+    counts = pl.read_parquet(folder / "counts.parquet").filter(split="test")
+    people = pl.when(pl.col("class") == "dark").then(1).when(target="level").then(2).otherwise("people")
+    counts.with_columns(people=people, n=pl.when(pl.col("class") == "dark").then(3).otherwise("n")).write_parquet(
+        tmp_path / "counts.parquet"
+    )
+    found = images(tmp_path)
+    assert found is not None
+    few = "fewer than 10 people"
+    assert found.rows == (
+        ("examples", "32"),
+        ("people", "31"),
+        ("kind: dark", few),
+        ("kind: light", "withheld"),  # 32 less these would tell
+        ("level (known; mean ± deviation)", few),
+    )
+    counts.with_columns(people=pl.when(pl.col("class") == "dark").then(0).otherwise("people")).write_parquet(
+        tmp_path / "counts.parquet"
+    )
+    found = images(tmp_path)
+    assert found is not None
+    assert found.rows[3] == ("kind: light", "16")  # of nobody nothing is told
+    counts.head(0).write_parquet(tmp_path / "counts.parquet")
+    assert images(tmp_path) is None
 
 
 def test_groups_that_are_too_small_are_named_alone_and_gaps_said(folder: Path) -> None:
@@ -219,6 +304,7 @@ def test_groups_that_are_too_small_are_named_alone_and_gaps_said(folder: Path) -
         ("site: <b>north</b>", None),
     ]
     assert found.gaps == ("AUROC differs by 0.250 (0.100 to 0.400) between the groups of “sex” (sex=female less sex=male)",)
+    assert found.measured == 2  # the other's interval holds 0
 
 
 def test_the_reliability_curve_stands_where_its_numbers_are(folder: Path) -> None:
@@ -230,6 +316,23 @@ def test_the_reliability_curve_stands_where_its_numbers_are(folder: Path) -> Non
     across, down = 380 - 52 - 12, 340 - 10 - 44
     dots = [(float(x), float(y)) for x, y in re.findall(r'<circle class="dot s0" cx="([\d.]+)" cy="([\d.]+)"', curve.chart)]
     assert dots == [(round(p * across, 1), round(down * (1 - seen), 1)) for p, seen in ((0.1, 0.2), (0.5, 0.4), (0.9, 1.0))]
+
+
+def test_calibration_is_said_once_a_target_and_of_the_network_alone(folder: Path, tmp_path: Path) -> None:
+    bins = pl.read_parquet(folder / "reliability.parquet")
+    pl.concat([bins, bins.with_columns(pl.lit("dark").alias("class"))]).write_parquet(tmp_path / "reliability.parquet")
+    metrics = pl.read_parquet(folder / "metrics.parquet")
+    own = metrics.filter(name="calibration_slope")
+    more = [own.with_columns(predictor=pl.lit("shares"), value=pl.lit(7.0)), own.with_columns(name=pl.lit("ece"))]
+    pl.concat([metrics, *more]).write_parquet(tmp_path / "metrics.parquet")
+    found = reliability(tmp_path)
+    assert found is not None
+    assert [curve.name for curve in found.curves] == ["kind: light", "kind: dark"]
+    ((target, facts),) = found.facts
+    assert target == "kind"
+    assert [value for _, value in facts] == ["0.610 (0.400 to 0.900)"] * 2
+    assert facts[1][0].startswith("of the likeliest class, expected calibration error")
+    assert write_report(tmp_path).read_text(encoding="utf-8").count("0.610 (0.400 to 0.900)") == 2 + 2  # and in every measure
 
 
 def test_a_picture_outside_the_folder_or_gone_is_not_shown(folder: Path, tmp_path: Path) -> None:
@@ -274,8 +377,33 @@ def test_predictions_of_new_images_are_counted_and_drawn(folder: Path, tmp_path:
     assert rows["kind: dark is likeliest"][:2] == ("25", "0.45")
     assert rows["level"] == ("50", "25.5", "14.58", "3.45", "25.5", "47.55")
     assert len(found.plots) == 2
+    assert found.warnings == ()
+    ends = [float(n) for n in re.findall(r"<title>([\d.]+) to", found.plots[1][1])]
+    assert ends[0] == 3.45  # the least and the largest are single people
     certain = [int(n) for n in re.findall(r"to [\d.]+: (\d+)", found.plots[0][1])]
     assert sum(certain) == 50
+
+
+def test_what_is_said_of_people_of_the_training_is_told_apart(folder: Path, tmp_path: Path) -> None:
+    table = pl.read_parquet(folder / "predictions.parquet").drop("kind", "level")
+    splits = ["train"] * 12 + ["validation"] * 6 + ["test"] * 7 + ["new"] * 25
+    table.with_columns(split=pl.Series(splits)).write_parquet(tmp_path / "predictions.parquet")
+    found = quantities(tmp_path)
+    assert found is not None
+    assert found.about == (
+        "What the predictor says of 50 images. 12 are of people whom it learnt from. 6 are of people on whom its training was "
+        "watched. 7 are of people on whom it was tested."
+    )
+    assert found.warnings == ("12 of 50 images are of people whom the network learnt from: it may remember these.",)
+    assert found.warnings[0] in write_report(tmp_path).read_text(encoding="utf-8").partition("<h2")[2]
+    folds = pl.Series(["fold_1", "fold_2"] * 25)
+    table.with_columns(split=folds, participant_id=pl.Series(["p1", "p2"] * 25)).write_parquet(tmp_path / "predictions.parquet")
+    found = quantities(tmp_path)
+    assert found is not None
+    assert found.about.endswith("50 are of people of its training, asked of networks that had not seen them.")
+    assert found.warnings == ()
+    assert [row[1:] for row in found.rows[:2]] == [("fewer than 10 people", *["–"] * 5)] * 2  # fifty images of two people
+    assert found.plots == ()
 
 
 def test_segmentations_and_measured_traits_have_sections_of_their_own(tmp_path: Path) -> None:

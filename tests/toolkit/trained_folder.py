@@ -83,6 +83,7 @@ def _groups() -> list[dict[str, Any]]:
         _metric("auroc", "kind", "model", 0.7, 0.6, 0.8, subgroup="sex=male", n=15),
         {"name": "auroc", "target": "kind", "subgroup": "site=<b>north</b>", "interval": "not shown: fewer than 10 people"},
         _metric("gap:auroc", "kind", "model", 0.25, 0.1, 0.4, subgroup="sex") | {"interval": f"{HOW}; sex=female less sex=male"},
+        _metric("gap:brier", "kind", "model", 0.05, -0.1, 0.2, subgroup="sex") | {"interval": f"{HOW}; sex=male less sex=female"},
     ]
 
 
