@@ -42,7 +42,8 @@ class Embedded(NamedTuple):
     features
         Shape (n, n_features), float32, mapped from ``features.npy``; rows of pictures that could not be decoded are NaN.
     images
-        ``core.schema.IMAGES`` of the pictures that have features, with ``row``, their row of ``features``.
+        ``core.schema.IMAGES`` of the pictures that have features, with ``row``, their row of ``features``. Paths are relative to
+        the pictures' folder or table; of files elsewhere only the name is left.
     set_aside
         Those that could not be read.
     network
@@ -98,16 +99,27 @@ def embed_images(
     given: dict[str, Any] = {"preprocessing": made.preprocessing, "precision": precision, "threads": threads}
     features, faults, mode = extract(made.network, read, images.height, out=out, key=key, **given)
     late = set_aside_table(images, faults)
-    aside = check(pl.concat([aside, late], how="diagonal_relaxed"), SET_ASIDE)
+    aside = check(_below(found.root, pl.concat([aside, late], how="diagonal_relaxed")), SET_ASIDE)
     kept = images.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     kept = kept.join(late.select("image_id"), on="image_id", how="anti", maintain_order="left")
-    kept = kept.with_columns(path=pl.Series([str((found.root / path).resolve()) for path in kept["path"]], dtype=pl.String))
-    kept = check(kept.select("row", pl.exclude("row")), IMAGES)
+    kept = check(_below(found.root, kept.select("row", pl.exclude("row"))), IMAGES)
     about = {**made.about, "size": made.size, "mirror": mirrored, "n_features": features.shape[1]}
     leave(out, images=kept, set_aside=aside)
     write_json(out / "weights.json", about)
     write_provenance(out, settings={**about, "precision": "bfloat16" if mode.bfloat16 else "float32"}, seed=seed)
     return Embedded(features, kept, aside, made)
+
+
+def _below(root: Path, table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table of images whose absolute paths, which name the user's folders, are relative to ``root`` or names alone."""
+    whole = root.resolve()
+
+    def shown(path: str) -> str:
+        if not (file := Path(path)).is_absolute():
+            return path
+        return file.relative_to(whole).as_posix() if file.is_relative_to(whole) else file.name
+
+    return table.with_columns(path=pl.Series([shown(path) for path in table["path"]], dtype=pl.String))
 
 
 def _squares(found: Listed, size: int, mirror: bool) -> Read:

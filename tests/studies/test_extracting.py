@@ -95,6 +95,24 @@ def test_weights_of_another_program_are_matched_and_told(scans: Path, tmp_path: 
     assert sorted(about["left"]) == ["module.fc.bias", "module.fc.weight"]
 
 
+def test_no_table_names_the_users_folders(scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.png").write_bytes((scans.parent / "0.png").read_bytes())
+    (tmp_path / "archive/a.png").write_bytes((scans.parent / "1.png").read_bytes())
+    (tmp_path / "archive/c.png").touch()
+    paths = [str(tmp_path / "archive/a.png"), str(tmp_path / "elsewhere/b.png"), "a.png", str(tmp_path / "archive/c.png")]
+    table = pl.DataFrame({"image_id": ["a", "b", "again", "c"], "participant_id": list("PQPR"), "path": paths})
+    table.write_parquet(tmp_path / "archive/images.parquet")
+    found = embed_images(Pictures(tmp_path / "archive/images.parquet"), tmp_path / "out", network="small", size=16, threads=1)
+    assert found.images.select("row", "path").rows() == [(0, "a.png"), (1, "b.png"), (2, "a.png")]
+    assert found.set_aside["path"].to_list() == ["c.png"]
+    np.testing.assert_array_equal(found.features[0], found.features[2])
+    kept = pl.read_parquet(tmp_path / "out/images.parquet")
+    assert not any(str(tmp_path) in str(value) for row in kept.rows() for value in row)
+    assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "out").glob("*.json") if path.stem != "features")
+
+
 def test_killed_and_called_again_it_ends_with_the_same_bytes(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pl.read_parquet(scans).filter(pl.col("image_id") != "volume")
     many = pl.concat([table.with_columns(image_id=pl.col("image_id") + f"_{k}") for k in range(6)])
