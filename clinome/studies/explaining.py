@@ -150,14 +150,14 @@ def _explained(group: Group, images: pl.DataFrame, names: list[str], how: How, o
         if not group.note:
             said = np.mean([answers(network, group.inputs, target=question.of).numpy() for network in group.networks], axis=0)
         for method in how.methods:
-            found, sums = (None, {}) if said is None else averaged(method, group, question, how)
+            maps, sums = (None, {}) if said is None else averaged(method, group, question, how)
             for k, row in enumerate(group.rows):
                 one: dict[str, Any] = {**who[k], "target": question.target, "class": question.classes[k], "method": method}
                 one |= {"unit": question.unit, "said": None if said is None else float(said[k]), "note": group.note}
                 one |= {name: values[k].item() for name, values in sums.items()}
-                if found is not None and one.get("adds_up", True):
-                    one |= written(out, names[row], one, group.inputs[k].numpy(), found.maps[k])
-                elif found is not None:
+                if maps is not None and one.get("adds_up", True):
+                    one |= written(out, names[row], one, group.inputs[k].numpy(), maps[k])
+                elif maps is not None:
                     one["note"] = "the attributions do not add up: no map is given"
                     for file in files_of(names[row], one).values():  # of a run with another tolerance
                         (out / file).unlink(missing_ok=True)

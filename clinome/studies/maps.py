@@ -116,21 +116,25 @@ def map_of(method: str, network: nn.Module, inputs: Tensor, of: Target, how: How
     return Found(soft_attention(network, inputs, spread=True, batch_size=batch).numpy(), None)
 
 
-def averaged(method: str, group: Group, question: Question, how: How) -> tuple[Found, dict[str, NDArray[Any]]]:
-    """Return the maps of a group's networks on average, and the figures of completeness with them."""
+def averaged(method: str, group: Group, question: Question, how: How) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+    """Return the maps (n, *space) of a group's networks on average, and with integrated gradients the figures of completeness.
+
+    The maps of every network must add up. Where one's do not, the figures are those of the network that misses by most: there is no
+    map, and the average of the others' could hide the miss.
+    """
     each = [map_of(method, network, group.inputs, question.of, how) for network in group.networks]
     maps = np.mean([one.maps for one in each], axis=0)
     sums = [one.sums for one in each if one.sums is not None]
     if not sums:
-        return Found(maps, None), {}
-    about = {
-        "explained": np.mean([one.completeness.explained.numpy() for one in sums], axis=0),
-        "attributed": np.mean([one.completeness.total.numpy() for one in sums], axis=0),
-        "allowed": np.mean([one.completeness.allowed.numpy() for one in sums], axis=0),
-        "adds_up": np.all([one.completeness.holds.numpy() for one in sums], axis=0),
-        "steps": np.max([one.steps.numpy() for one in sums], axis=0),
-    }
-    return Found(maps, sums[0]), about
+        return maps, {}
+    said = np.stack([np.stack([part.numpy() for part in one.completeness[:3]]) for one in sums])  # (networks, 3, n)
+    holds = np.stack([one.completeness.holds.numpy() for one in sums])
+    missed = np.nan_to_num(np.abs(said[:, 1] - said[:, 0]) / said[:, 2], nan=np.inf)
+    worst = np.where(holds, -1.0, missed).argmax(axis=0)
+    shown = np.where(holds.all(axis=0), said.mean(axis=0), np.take_along_axis(said, worst[None, None], axis=0)[0])
+    steps = np.max([one.steps.numpy() for one in sums], axis=0)
+    figures = dict(zip(("explained", "attributed", "allowed"), shown, strict=True))
+    return maps, {**figures, "adds_up": holds.all(axis=0), "steps": steps}
 
 
 def kind_of(method: str) -> overlay.Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from toolkit.patches import PATCH, SIDE, pictures, predictor
+from torch import nn
 
 from clinome.core.errors import FormatError, NotConverged, StudyError
 from clinome.imaging.models import resnet, unet, vit
@@ -20,7 +22,8 @@ from clinome.imaging.segmentation import train_segmenter
 from clinome.imaging.segmenter import SegmenterRecipe
 from clinome.studies import explaining, maps
 from clinome.studies.explaining import explain_images, likeness
-from clinome.studies.maps import How, refuse
+from clinome.studies.maps import How, averaged, refuse
+from clinome.studies.questions import Group, Question
 from clinome.studies.task_file import Pictures
 
 
@@ -138,6 +141,40 @@ def test_maps_that_do_not_add_up_are_withheld_and_said_after_the_others_are_writ
     assert missed["map_path"].is_null().all()
     assert missed["note"].unique().to_list() == ["the attributions do not add up: no map is given"]
     assert table.filter(pl.col("method") == "grad-cam")["map_path"].null_count() == 0
+
+
+class Sum(nn.Module):
+    """Adds up a picture; ``cut`` off from it, it says as much and has no gradient."""
+
+    def __init__(self, weight: float, *, cut: bool = False) -> None:
+        super().__init__()
+        self.weight, self.cut = nn.Parameter(torch.tensor(weight)), cut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x.detach() + 0 * x if self.cut else x) * self.weight).flatten(1).sum(dim=1, keepdim=True)
+
+
+def test_one_network_of_several_that_misses_is_named_by_figures_that_miss(tmp_path: Path) -> None:
+    inputs = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)) + 1
+    question = Question("level", (None,) * 3, "unit", 0)
+    how = How().settled("mean")
+    sums = inputs.flatten(1).sum(dim=1).numpy()
+    # On average what is lacking is a thousandth: within the tolerance, while one of the two explains nothing.
+    _, found = averaged(
+        "integrated-gradients", Group([0, 1, 2], [Sum(1.0), Sum(1e-3, cut=True)], inputs, [question]), question, how
+    )
+    assert not found["adds_up"].any()
+    assert (np.abs(found["attributed"] - found["explained"]) > found["allowed"]).all()
+    np.testing.assert_allclose(found["explained"], 1e-3 * sums, rtol=1e-5)
+    table = pl.DataFrame({"image_id": ["a", "b", "c"], **found})
+    with pytest.raises(NotConverged, match=r"3 of 3, worst") as raised:
+        explaining._require(table, tmp_path)
+    got, expected, allowed = re.search(r"a sum of (\S+)\s+expected: (\S+) ± (\S+)", str(raised.value)).groups()  # type: ignore[union-attr]
+    assert abs(float(got) - float(expected)) > float(allowed)
+    maps, found = averaged("integrated-gradients", group._replace(networks=[Sum(1.0), Sum(3.0)]), question, how)
+    assert found["adds_up"].all()
+    np.testing.assert_allclose(found["explained"], 2 * sums, rtol=1e-5)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), found["attributed"], rtol=1e-5)
 
 
 def test_what_cannot_be_asked_is_said(model: Path, few: Path, tmp_path: Path) -> None:
