@@ -258,9 +258,12 @@ def compare_with_floors(
 ) -> pl.DataFrame:
     """Set a model beside floors on the same examples; return METRICS of each, and the model's paired gains.
 
-    A floor that tells everybody in a fold the same is measured as one that tells everybody the same. A gain is in rows named
-    ``gain:<metric>`` of the predictor ``<model> against <floor>``; it is positive where the model is better
+    A gain is in rows named ``gain:<metric>`` of the predictor ``<model> against <floor>``; it is positive where the model is better
     (also of errors, of which less is better), and its interval is of the same resamples of participants for both.
+
+    Folds are measured together, not each alone and averaged: a fold can be too small to hold both classes, and people are resampled
+    over all. What goes by order (AUROC) thereby compares the numbers of different networks, whose scales may differ, which usually
+    lowers it. A floor that tells everybody in a fold the same is measured as one that tells everybody the same (Parker 2007).
 
     Parameters
     ----------

@@ -177,18 +177,19 @@ def groups_of(column: pl.Series, edges: Sequence[float] | None = None) -> dict[s
     Numbers with ``edges`` are cut there; others of more than ten values in quarters; all else groups by value.
     """
     groups: dict[str, NDArray[np.bool_]] = {}
+    if column.dtype.is_float():
+        column = column.to_frame().select(pl.when(pl.first().is_finite()).then(pl.first())).to_series()
     missing = column.is_null().to_numpy()
     if column.dtype.is_numeric():
         values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
-        missing = ~np.isfinite(values)
         if edges is None and len(np.unique(values[~missing])) > _MANY_VALUES:
             cuts = np.unique(np.quantile(values[~missing], [0, 0.25, 0.5, 0.75, 1]))
             edges = [*cuts[:-1].tolist(), float(np.nextafter(cuts[-1], np.inf))]
         if edges is not None:
-            for low, high in pairwise(edges):
+            for (low, high), name in zip(pairwise(edges), _named(edges), strict=True):
                 inside = (values >= low) & (values < high)
                 if inside.any():
-                    groups[f"{low:.4g} to {high:.4g}"] = inside
+                    groups[name] = inside
             outside = ~missing & ((values < edges[0]) | (values >= edges[-1]))
             if outside.any():
                 groups["outside the bands"] = outside
@@ -198,5 +199,11 @@ def groups_of(column: pl.Series, edges: Sequence[float] | None = None) -> dict[s
             str(value): (text == value).fill_null(False).to_numpy() for value in column.drop_nulls().unique().sort().cast(pl.String)
         }
     if missing.any():
-        groups["unknown"] = missing
+        groups["unknown"] = missing | groups.get("unknown", False)  # who is called so is not told apart
     return groups
+
+
+def _named(edges: Sequence[float]) -> list[str]:
+    """Return the names of bands, with as many digits, four or more, as tell them apart."""
+    every = ([f"{low:.{digits}g} to {high:.{digits}g}" for low, high in pairwise(edges)] for digits in range(4, 18))
+    return next(names for names in every if len(set(names)) == len(names))

@@ -1,7 +1,7 @@
 """What is measured of a predictor once it has said what it says: thresholds, metrics beside floors, reliability, subgroups, counts.
 
-Which rows are judged follows from the split: the test rows; without any, the validation rows; of folds all rows, for each was held
-out from the networks that were asked.
+Which rows are judged follows from the split: the test rows; without any, the validation rows; of folds all rows together, for each
+was held out from the networks that were asked (:func:`clinome.evaluate.floors.compare_with_floors` says what follows for an AUROC).
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ def gains_of_masks(model: pl.DataFrame, floor: pl.DataFrame, *, floor_name: str,
     """Return by how much a segmenter's Dice is above a floor's on the same images, paired by person: METRICS named 'gain:dice'.
 
     ``model`` and ``floor`` are ``core.schema.OVERLAPS`` of the same images; an image counts where a structure is in the truth or in
-    both predictions. ``subgroup`` is ``structure=<name>``, and of several structures 'all' for the mean of their means, as in
-    :func:`clinome.evaluate.segmentation.segmentation`.
+    both predictions. ``n`` are the people of these images, ``subgroup`` is ``structure=<name>``, and of several structures 'all'
+    for the mean of their means, as in :func:`clinome.evaluate.segmentation.segmentation`.
     """
     both = model.join(floor, on=["example_id", "structure"], suffix="_floor", maintain_order="left").drop_nulls(
         ["dice", "dice_floor"]
@@ -196,11 +196,12 @@ def gains_of_masks(model: pl.DataFrame, floor: pl.DataFrame, *, floor_name: str,
     names = both["structure"].unique(maintain_order=True).to_list()
     of = [_MEAN.prepare(gain[here], gain[here], person[here], n) for here in (structure == name for name in names)]
     draws = bootstrap([one.of for one in of], n, resamples=RESAMPLES, seed=seed)
-    found = [(f"structure={name}", one.value, draws[:, k]) for k, (name, one) in enumerate(zip(names, of, strict=True))]
-    found += [("all", float(np.mean([one.value for one in of])), draws.mean(axis=1))] if len(names) > 1 else []
-    who = f"model against {floor_name}"
-    rows = [metric_row("gain:dice", value, drawn, n, predictor=who, split=split, subgroup=group) for group, value, drawn in found]
-    return metrics_table(rows)
+    found = [(f"structure={name}", one.value, draws[:, k], one.people) for k, (name, one) in enumerate(zip(names, of, strict=True))]
+    found += [("all", float(np.mean([one.value for one in of])), draws.mean(axis=1), n)] if len(names) > 1 else []
+    about = {"predictor": f"model against {floor_name}", "split": split}
+    return metrics_table(
+        [metric_row("gain:dice", value, drawn, people) | about | {"subgroup": group} for group, value, drawn, people in found]
+    )
 
 
 _MEAN = Metric("mean", additive(lambda values, _: values[:, None].astype(np.float64), lambda s, n: s[:, 0] / n))

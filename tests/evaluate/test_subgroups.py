@@ -120,6 +120,13 @@ def test_groups_of_a_column() -> None:
     assert [int(inside.sum()) for inside in quarters.values()] == [25, 25, 25, 25]
     assert list(groups_of(pl.Series([2, 1, 1]))) == ["1", "2"]
     assert list(groups_of(pl.Series([True, None, False]))) == ["false", "true", "unknown"]
+    assert {name: some.tolist() for name, some in groups_of(pl.Series(["unknown", None, "A"])).items()} == {
+        "A": [False, False, True],
+        "unknown": [True, True, False],  # nobody is lost to those who are missing
+    }
+    assert list(groups_of(pl.Series([1.0, float("nan"), 2.0]))) == ["1.0", "2.0", "unknown"]
+    codes = groups_of(pl.Series(range(20190101, 20190201)))  # alike in four digits
+    assert [int(inside.sum()) for inside in codes.values()] == [25, 25, 25, 25]
 
 
 def test_refusals() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from clinome.core.errors import CohortError
 from clinome.imaging import judging
-from clinome.imaging.judging import Cut, by_group, counts, judged_split, reliability, see_judged
+from clinome.imaging.judging import Cut, by_group, counts, gains_of_masks, judged_split, reliability, see_judged
 from clinome.imaging.targets import Target
 from clinome.studies.picture_groups import with_groups
 from clinome.studies.task_file import Pictures, Predict, Split, Task
@@ -114,6 +114,22 @@ def test_a_target_that_nobody_judged_has_is_refused_before_the_training() -> Non
         see_judged(unknown, [Target("ill", "classes"), Target("age", "number")])
     see_judged(unknown, [Target("ill", "classes"), Target("age", "number", helps=True)])
     see_judged(unknown.with_columns(split=pl.lit("fold_1")), [Target("age", "number")])
+
+
+def test_a_gain_of_a_rare_structure_rests_on_the_people_who_have_it() -> None:
+    def overlaps(seed: int) -> pl.DataFrame:
+        dice = np.random.default_rng(seed).uniform(0.2, 0.8, 64)
+        rows = [(f"e{k}", f"p{k}", "organ", dice[k]) for k in range(60)]
+        rows += [(f"e{k}", f"p{k}", "lesion", dice[60 + k] if k < 4 else None) for k in range(60)]
+        return pl.DataFrame(rows, schema=["example_id", "participant_id", "structure", "dice"], orient="row")
+
+    found = gains_of_masks(overlaps(1), overlaps(2), floor_name="mean shape", split="test")
+    assert found.select("subgroup", "n").rows() == [("structure=organ", 60), ("structure=lesion", 4), ("all", 60)]
+    alone = [overlaps(seed).filter(structure="lesion").drop_nulls() for seed in (1, 2)]
+    (of_four,) = gains_of_masks(alone[0], alone[1], floor_name="mean shape", split="test").iter_rows(named=True)
+    lesion = found.row(1, named=True)
+    assert lesion["value"] == pytest.approx(of_four["value"])
+    assert lesion["upper"] - lesion["lower"] == pytest.approx(of_four["upper"] - of_four["lower"], rel=0.2)
 
 
 def test_who_is_judged() -> None:
