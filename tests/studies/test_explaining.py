@@ -160,9 +160,8 @@ def test_one_network_of_several_that_misses_is_named_by_figures_that_miss(tmp_pa
     how = How().settled("mean")
     sums = inputs.flatten(1).sum(dim=1).numpy()
     # On average what is lacking is a thousandth: within the tolerance, while one of the two explains nothing.
-    _, found = averaged(
-        "integrated-gradients", Group([0, 1, 2], [Sum(1.0), Sum(1e-3, cut=True)], inputs, [question]), question, how
-    )
+    group = Group([0, 1, 2], [Sum(1.0), Sum(1e-3, cut=True)], inputs, [question])
+    _, found = averaged("integrated-gradients", group, question, how)
     assert not found["adds_up"].any()
     assert (np.abs(found["attributed"] - found["explained"]) > found["allowed"]).all()
     np.testing.assert_allclose(found["explained"], 1e-3 * sums, rtol=1e-5)
