@@ -79,7 +79,7 @@ def recipe_of(plan: Plan, **changes: Any) -> SegmenterRecipe:
         average=0.995,
         spread=Spread(rotation_degrees=15, scale=0.15, elastic_mm=0.8, elastic_grid_mm=12),
         change=Change(brightness=0.1, contrast=0.15, gamma=0.4, noise=0.15, chance=0.5),
-        precision="bfloat16",
+        precision="measure",
         validations=4,
     )
     return replace(recipe, **changes)

@@ -41,7 +41,7 @@ COHORT = Cohort(participants=6_500, causal=100, null=10_000)
 TAUGHT, SIZES = 1_500, (1_250, 2_500, 5_000)
 FULL = replace(COHORT, participants=46_731 + TAUGHT, seed=COHORT.seed + 1)
 SMALL = Cohort(participants=620, causal=20, null=300, size=32, heritability=0.8)
-BASE = Config(dimensions=10, beside_pixels=False, epochs=24, precision="bfloat16", threads=1)
+BASE = Config(dimensions=10, beside_pixels=False, epochs=24, precision="measure", threads=1)
 UNTAUGHT, PIXELS = ("random weights", "procedural shapes"), "plain pixels"
 
 
