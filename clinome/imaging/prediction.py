@@ -17,8 +17,9 @@ copies of a picture. The folder holds
     networks/<key>/            its networks (safetensors), how each was trained, and whose split was which
     predictions, metrics, reliability, subgroups, counts, leakage, splits (.parquet), history.json, provenance.json
 
-predictor.json is replaced last, and only then are the networks of a training before it removed: whenever it is killed, a folder is
-the old predictor or the new one. Killed and called again, training goes on where it was and ends with the same bytes.
+Whenever it is killed, a folder is the old predictor or the new one, and shows nothing of the other: when all is trained and judged,
+the old tables go, predictor.json is replaced, and the new tables follow. Killed and called again, training goes on where it was and
+ends with the same bytes; of another version of Clinome, it begins anew.
 
 References
 ----------
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -41,10 +42,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+import clinome
 from clinome.core.errors import FormatError, SchemaError
 from clinome.core.files import replacing, usable_folder, write_json
 from clinome.core.progress import say
-from clinome.core.provenance import checksum, fingerprint, write_provenance
+from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import PREDICTIONS, check
 from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change
@@ -123,6 +125,7 @@ def train_predictor(
     allow: Collection[str] = (),
     seed: int = 0,
     threads: int = 1,
+    clear: Callable[[], None] | None = None,
 ) -> Trained:
     """Train a predictor of ``targets`` and measure it on people it never saw, beside floors on the same people.
 
@@ -145,6 +148,8 @@ def train_predictor(
         Checks of :mod:`clinome.cohort.leakage` that may fail: the explicit word.
     threads
         Of torch; a part of the result, because sums over threads round differently.
+    clear
+        Called before anything of this training shows in ``out``: takes away what the caller left there beside one before it.
 
     Raises
     ------
@@ -163,10 +168,12 @@ def train_predictor(
     parts = parts_of(examples)
     settings = {"network": _named(network), "preparation": asdict(preparation), "recipe": asdict(recipe)}
     contents = [one.content_sha256 for one in prints]
-    key = fingerprint(contents, examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed, threads)
+    given = (examples.write_csv(), [asdict(one) for one in targets], settings, weights, seed, threads)
+    key = fingerprint(clinome.__version__, contents, *given)
     coded = {part.name: code(targets, examples, part.train) for part in parts}
     see_judged(examples, targets)
     training = _Training(images, network, preparation, recipe, weights, key, seed, threads, out / "networks" / key)
+    training.begin()
     said: dict[str, NDArray[np.float64]] = {}
     for part in parts:
         for name, values in training.answers(part, examples, coded[part.name]).items():
@@ -190,7 +197,8 @@ def train_predictor(
         "seed": seed,
         **settings,
     }
-    training.leave(out, tables, about, [part.name for part in parts])
+    training.replace_before(out, tables, about, clear)
+    training.leave(out, tables, settings, [part.name for part in parts])
     return Trained(out, predictions, tables["metrics"], found)
 
 
@@ -207,6 +215,14 @@ class _Training:
     seed: int
     threads: int
     folder: Path
+
+    def begin(self) -> None:
+        """Say so where another training was begun or ended in the folder, and this one was not."""
+        if self.folder.parent.is_dir() and not self.folder.exists() and any(self.folder.parent.iterdir()):
+            say(
+                f"the networks in {self.folder.parent} are of other pictures, targets, settings or another version of Clinome: "
+                "training begins anew, and replaces them when it is done"
+            )
 
     def answers(self, part: Part, examples: pl.DataFrame, coded: tuple[Coded, ...]) -> dict[str, NDArray[np.float64]]:
         """Train the members of a part that are not there yet, and return what they say of its rows."""
@@ -247,31 +263,41 @@ class _Training:
         path.with_suffix(".state").unlink(missing_ok=True)
         return path
 
-    def leave(self, out: Path, tables: dict[str, pl.DataFrame], about: dict[str, Any], parts: Sequence[str]) -> None:
-        """Write tables and what is known of the training into ``out``, the predictor itself last; remove the one before it."""
+    def replace_before(
+        self, out: Path, tables: dict[str, pl.DataFrame], about: dict[str, Any], clear: Callable[[], None] | None
+    ) -> None:
+        """Make ``out`` the predictor of this training; all that it shows of one before it goes first, its networks last."""
+        with replacing(self.folder / "splits.parquet") as temporary:
+            tables["splits"].write_parquet(temporary)
+        if clear is not None:
+            clear()
+        for name in ("provenance.json", "history.json", *(f"{name}.parquet" for name in tables)):
+            (out / name).unlink(missing_ok=True)
+        write_json(out / "predictor.json", {"key": self.key, **about})
+        for other in self.folder.parent.iterdir():
+            if other.name != self.key and other.is_dir():
+                shutil.rmtree(other)
+
+    def leave(self, out: Path, tables: dict[str, pl.DataFrame], settings: dict[str, Any], parts: Sequence[str]) -> None:
+        """Write tables and how the networks were trained into ``out``."""
         members = [(part, member) for part in parts for member in range(self.recipe.members)]
         each = [json.loads((self.folder / f"{part}_{member}.json").read_text(encoding="utf-8")) for part, member in members]
-        for folder, name in ((self.folder, "splits"), *((out, name) for name in tables)):
-            with replacing(folder / f"{name}.parquet") as temporary:
-                tables[name].write_parquet(temporary)
+        for name, table in tables.items():
+            with replacing(out / f"{name}.parquet") as temporary:
+                table.write_parquet(temporary)
         curves = [
             {"part": part, "member": member + 1, **{name: one[name] for name in ("records", "kept", "steps", "watched")}}
             for (part, member), one in zip(members, each, strict=True)
         ]
         write_json(out / "history.json", {"by": "epoch", "curves": curves})
-        training = {name: each[0][name] for name in ("parameters", "precision", "device", "weights")}
+        training = {name: each[0][name] for name in ("parameters", "device", "weights")}
         training |= {
-            "network": about["network"]["module"].rpartition(".")[2],
+            "network": settings["network"]["module"].rpartition(".")[2],
             "networks": len(each),
+            "precision": "; ".join(dict.fromkeys(one["precision"] for one in each)),
             "cpu_seconds": round(sum(one["cpu_seconds"] for one in each), 1),
         }
-        settings = {name: about[name] for name in ("network", "preparation", "recipe")}
         write_provenance(out, settings={**settings, "training": training}, seed=self.seed)
-        sums = {name: checksum(out / f"{name}.parquet") for name in tables}
-        write_json(out / "predictor.json", {"key": self.key, "tables": sums, **about})
-        for other in self.folder.parent.iterdir():
-            if other.name != self.key and other.is_dir():
-                shutil.rmtree(other)
 
 
 def _predictions(

@@ -7,8 +7,8 @@ threshold on its probability is the one with the best Dice over the held-out ima
 judged on later; with several, the likeliest class wins.
 
 Killed and started again with the same arguments, :func:`train_segmenter` goes on from its last saved state and ends with the same
-bytes, on the same machine with the same number of threads. What is decided by the clock (the precision that is quickest, the number
-of steps that fit into a time) is decided once and written down at once.
+bytes, on the same machine with the same number of threads; of another version of Clinome, it begins anew. What is decided by the
+clock (the precision that is quickest, the number of steps that fit into a time) is decided once and written down at once.
 
 References
 ----------
@@ -35,12 +35,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+import clinome
 from clinome.cohort.leakage import leakage, refuse_leaking
 from clinome.core.errors import CohortError, StudyError
+from clinome.core.progress import say
 from clinome.core.provenance import fingerprint
 from clinome.evaluate.thresholds import choose_threshold
-from clinome.imaging.fingerprint import Fingerprint, fingerprint_of
+from clinome.imaging.fingerprint import Fingerprint
 from clinome.imaging.pace import Pace, decide, measure
+from clinome.imaging.parts import print_of
 from clinome.imaging.patches import UNKNOWN, Case, Patches, PatchPreparation, case_digest, prepare
 from clinome.imaging.segmenter import SegmenterRecipe, finished, labels_of, predict, save_segmenter
 from clinome.nn.segmentation_losses import border_weights, over_levels
@@ -55,7 +58,6 @@ from clinome.train.state import State, new_state
 Loss = Callable[..., Tensor]
 """From an output, classes (n, *space) with unknowns and, where the recipe has a ``border``, pixels' weights to a number."""
 
-_TELLING = 64  # pixels a side, from which different people's pictures look different (clinome.imaging.fingerprint)
 _AVERAGED, _DECAY = 0.1, 0.999  # the share of the steps that is averaged over, and the largest decay
 
 
@@ -134,7 +136,8 @@ def train_segmenter(
     folder, preparation, begun = Path(folder), preparation or PatchPreparation(), time.perf_counter()
     _check(held_out, config, structures)
     digests = [case_digest(case) for case in held_out]
-    key = fingerprint(network.__name__, config, recipe, preparation, list(structures), threads, device, digests, _named(loss))
+    given = (network.__name__, config, recipe, preparation, list(structures), threads, device, digests, _named(loss))
+    key = fingerprint(clinome.__version__, *given)
     work = folder / "work" / key
     sides: list[dict[str, Any]] = []
     patches = prepare(_noted(training, "train", sides), work, preparation, classes=len(structures) + 1)
@@ -143,6 +146,11 @@ def train_segmenter(
     checks = _apart([*sides, *(_side(case, "held out") for case in held_out)], allow)
     key = fingerprint(key, *(work / f"{number}.{name}.npy" for number in range(len(patches)) for name in ("image", "labels")))
     if (trained := _finished(folder, key)) is None:
+        if (folder / "segmenter.json").exists():
+            say(
+                f"the segmenter in {folder} is of other images, settings or another version of Clinome: "
+                "training begins anew, and replaces it when it is done"
+            )
         job = _Job(network, config, recipe, preparation, tuple(structures), loss, patches, held_out, work, key)
         settings = Settings(seed=recipe.seed, key=key, threads=threads, workers=workers, device=device)
         _learn(job, replace(settings, precision=recipe.precision, clip=recipe.clip), folder, checks, begun)
@@ -204,10 +212,8 @@ def _learn(job: _Job, settings: Settings, folder: Path, checks: dict[str, str], 
             checkpoint_every=max(recipe.steps // 50, 1) if pace is None else pace.checkpoint_every,
         ),
     )
-    assert state.mode is not None
     about = {
         "recipe": asdict(recipe),
-        "precision": "bfloat16" if state.mode.bfloat16 else "float32",
         "pace": None if pace is None else pace.reason,
         "leakage": checks,
         "key": job.key,
@@ -396,10 +402,7 @@ def _noted(cases: Iterable[Case], split: str, sides: list[dict[str, Any]]) -> It
 
 def _side(case: Case, split: str) -> dict[str, Any]:
     about = {"example_id": case.example_id, "participant_id": case.participant_id, "family_id": case.family_id, "split": split}
-    looks = fingerprint_of(np.asarray(case.image))
-    if min(case.image.shape[-2:]) < _TELLING:
-        looks = looks._replace(fingerprint=None, fingerprint_detail=None)
-    return about | looks._asdict()
+    return about | print_of(np.asarray(case.image), case.image.ndim - 1)._asdict()
 
 
 def _apart(sides: list[dict[str, Any]], allow: Collection[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+import clinome
 from clinome.core.errors import ClinomeError, FormatError
 from clinome.core.files import replacing
 from clinome.core.provenance import fingerprint
@@ -179,7 +181,7 @@ def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int, kind: Ki
             values = resample(values, shape=kept, out_spacing=width, fill="edge").astype(np.float32)
         return Sample(np.ascontiguousarray(values))
 
-    key = fingerprint(_stamps(found), rows, size, pictures.modality, pictures.mirror, wanted)
+    key = fingerprint(clinome.__version__, _stamps(found), rows, size, pictures.modality, pictures.mirror, wanted)
     return Kept(decode_once(decode, len(rows), folder=out / "decoded", key=key))
 
 
@@ -244,6 +246,14 @@ def all_aside(found: Listed, decoded: Decoded) -> pl.DataFrame:
     """Return what was set aside by its header and what by its pixels."""
     aside = set_aside_table(found.images, decoded.set_aside)
     return check(pl.concat([found.set_aside, aside], how="diagonal_relaxed"), SET_ASIDE)
+
+
+def withdraw(out: Path, *names: str) -> None:
+    """Take away what a run before this one shows in ``out``, its page and the files ``names``, before any part of this one does."""
+    for name in ("report.html", "summary.json", "provenance.json", "examples.parquet", *names):
+        (out / name).unlink(missing_ok=True)
+    if (out / "pictures").is_dir():
+        shutil.rmtree(out / "pictures")
 
 
 def leave(out: Path, **tables: pl.DataFrame) -> None:

@@ -3,7 +3,7 @@
     images table ─read, bad files set aside─→ decoded once ─split, leakage─→ train ─→ network, predictions, metrics beside floors
 
 Every function leaves a folder of tables with provenance, and what could not be read in ``set_aside.parquet``. Killed and called
-again, it goes on where it was.
+again, it goes on where it was; a folder never shows parts of two runs, for what the one before left goes first.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from clinome.studies.picture_files import (
     leave,
     listed,
     plain,
+    withdraw,
 )
 from clinome.studies.picture_groups import with_groups
 from clinome.studies.segmenting import train_on_masks
@@ -70,6 +71,7 @@ def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = T
     images = found.images[kept.decoded.rows]
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
     predictions = predict(model, kept, **names, threads=threads)
+    withdraw(out, "predictions.parquet", "set_aside.parquet")
     leave(out, predictions=predictions, set_aside=all_aside(found, kept.decoded))
     places = {name: k for k, name in enumerate(images["image_id"])}
     dims = np.asarray(kept[0]).ndim - 1 if len(kept) else 2
@@ -98,7 +100,6 @@ def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> p
     targets += [Target(name, "number", helps=name in about.helps) for name in about.numbers]
     unreadable = all_aside(found, kept.decoded)
     flow = flow_of(found, unreadable, chosen)
-    leave(out, set_aside=pl.concat([unreadable, chosen.left_out], how="diagonal_relaxed"), flow=flow.table())
     trained = train_predictor(
         shown,
         examples,
@@ -120,7 +121,9 @@ def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> p
         allow=task.split.allow,
         seed=task.task.seed,
         threads=task.task.threads,
+        clear=lambda: withdraw(out, "set_aside.parquet", "flow.parquet"),
     )
+    leave(out, set_aside=pl.concat([unreadable, chosen.left_out], how="diagonal_relaxed"), flow=flow.table())
     places = {name: k for k, name in enumerate(examples["example_id"])}
     given: dict[str, Any] = {"dims": dims, "thresholds": read_predictor(out).thresholds}
     leave_examples(out, of_predictions(trained.predictions, shown, places, **given) if pictures else ())

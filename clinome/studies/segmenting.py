@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+import clinome
 from clinome.cohort.leakage import leakage, refuse_leaking
 from clinome.core.errors import CohortError, FormatError, SchemaError
 from clinome.core.files import file_name, own_folder, write_json
@@ -29,10 +30,11 @@ from clinome.imaging.scan import Scan
 from clinome.studies.example_pictures import LeastCertain, Shown, disagreeing, leave_examples, of_overlaps
 from clinome.studies.journal import Journal
 from clinome.studies.picture_examples import Examples, examples_of, flow_of
-from clinome.studies.picture_files import Kind, Listed, fitting, leave, listed, read_image, read_mask, usual, write_mask
+from clinome.studies.picture_files import Kind, Listed, fitting, leave, listed, read_image, read_mask, usual, withdraw, write_mask
 from clinome.studies.task_file import Pictures, Segment, Task
 
 _PLANNED_ON = 100  # cases that a segmenter's plan looks at
+_TABLES = ("metrics", "overlaps", "leakage", "splits", "set_aside", "flow", "counts")  # of a training
 
 
 def segment_images(
@@ -54,7 +56,6 @@ def segment_images(
     kind = Kind(len(about["recipe"]["patch"]), int(config_of(model / about["network"]).get("channels_in", 1)))
     segments = about["structures"] if dicom_seg else ()
     out, found = own_folder(out, "clinome segment"), listed(pictures)
-    (out / "segmentations.parquet").unlink(missing_ok=True)  # of a run before this one: masks are replaced one by one
     faults, taken, least = dict[int, tuple[str, str]](), set[str](), LeastCertain()
 
     def one(row: dict[str, Any], journal: Journal) -> dict[str, Any]:
@@ -76,8 +77,10 @@ def segment_images(
             least.see(row["image_id"], scan.values, labels, done["certainty"])
         return {"image_id": row["image_id"], "mask_path": done["mask_path"], "certainty": done["certainty"]}
 
-    rows = []
-    with reproducible(threads), Journal(out / "segmented.jsonl", fingerprint(about, dicom_seg, threads)) as journal:
+    rows, key = [], fingerprint(clinome.__version__, about, dicom_seg, threads)
+    journal = Journal(out / "segmented.jsonl", key)
+    _withdraw(out, journal)  # before the journal of another run is replaced, which names its masks
+    with reproducible(threads), journal:
         for k, row in enumerate(track(found.images.iter_rows(named=True), "segmenting", total=found.images.height)):
             try:
                 rows.append(one(row, journal))
@@ -90,12 +93,28 @@ def segment_images(
     made = made.join(pl.DataFrame(rows, schema=schema), on="image_id", maintain_order="left")
     made = made.with_columns(path=pl.Series([str((found.root / path).resolve()) for path in made["path"]], dtype=pl.String))
     aside = pl.concat([found.set_aside, set_aside_table(found.images, faults)], how="diagonal_relaxed")
+    _remove_masks(out, {one["mask_path"] for one in journal.done.values()} - set(made["mask_path"]))  # of images that are gone
     leave(out, segmentations=made, set_aside=aside)
     journal.finish()
     leave_examples(out, least.shown("outlines"))
     write_json(out / "summary.json", {"kind": "segment", "title": "Structures in new images"})
     write_provenance(out, inputs=[model / "segmenter.json"], settings={"model": model.name})
     return made
+
+
+def _withdraw(out: Path, journal: Journal) -> None:
+    """Take away what a run before this one left: its tables and page, and its masks, but for those that this run goes on from."""
+    table = out / "segmentations.parquet"
+    drawn = set(pl.read_parquet(table, columns=["mask_path"])["mask_path"].drop_nulls()) if table.exists() else set[str]()
+    drawn |= {one["mask_path"] for one in journal.before.values()}
+    _remove_masks(out, drawn - {one["mask_path"] for one in journal.done.values()})
+    withdraw(out, "segmentations.parquet", "set_aside.parquet")
+
+
+def _remove_masks(out: Path, paths: set[str]) -> None:
+    for path in paths:
+        if Path(path).parent == Path("masks"):
+            (out / path).unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- training
@@ -138,9 +157,9 @@ def train_on_masks(task: Task, out: Path, *, pictures: bool = True) -> pl.DataFr
     report = refuse_leaking(leakage(masked.chosen.table), allow=task.split.allow)
     _see_sides(masked)
     plan, preparation = _planned(masked)
-    plan.save(out / "plan.json")
     network, config = _network(plan)
     recipe = _recipe(plan, masked.about, task.task.seed)
+    withdraw(out, "plan.json", "history.json", *(f"{name}.parquet" for name in _TABLES))
     trained = train_segmenter(
         masked.cases(masked.side("train")),
         list(masked.cases(masked.side("validation"))),

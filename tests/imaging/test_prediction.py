@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+import clinome
 from clinome.core.errors import CohortError, FormatError, TraitError
-from clinome.imaging import supervised
+from clinome.imaging import prediction, supervised
 from clinome.imaging.geometry import Spread, still
 from clinome.imaging.judging import Cut, gains_of_masks, measured, threshold
 from clinome.imaging.models import multi_view, resnet
@@ -119,7 +120,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
 def test_a_folder_is_the_old_predictor_or_the_new_one_whenever_it_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Train, train again with another seed and folds, killed before each of the files that are written at the end."""
+    """Train, train again with another split, killed before each of the files that are written at the end: never parts of both."""
     pictures, people = cohort(40, folds=2)
     again = people.with_columns(split=pl.Series([f"fold_{i % 4 // 2 + 1}" for i in range(40)]))
     given = {"network": SMALL, "preparation": Preparation((12, 12)), "recipe": Recipe(epochs=1, batch=16), "floors": False}
@@ -129,13 +130,18 @@ def test_a_folder_is_the_old_predictor_or_the_new_one_whenever_it_is_killed(
         return predict(folder, pictures, participant_ids=names)["predicted:tone:light"].to_numpy()
 
     def train(people: pl.DataFrame, folder: Path) -> None:
+        given["clear"] = lambda: (folder / "beside.txt").unlink(missing_ok=True)
         train_predictor(pictures, people, [Target("tone", "classes")], out=folder, **given)  # type: ignore[arg-type]
 
+    def shown(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
     train(people, tmp_path / "a")
+    (tmp_path / "a" / "beside.txt").write_text("what a caller left there")
     train(again, tmp_path / "b")
-    old, new = says(tmp_path / "a"), says(tmp_path / "b")
+    old, new, of_old, of_new = says(tmp_path / "a"), says(tmp_path / "b"), shown(tmp_path / "a"), shown(tmp_path / "b")
     assert np.abs(old - new).max() > 1e-3
-    written = Path.replace
+    written, replaced = Path.replace, 0
     for dies_before in range(15):
         folder, left = shutil.copytree(tmp_path / "a", tmp_path / f"killed_{dies_before}"), [dies_before]
         shutil.copytree(tmp_path / "b" / "networks", folder / "networks", dirs_exist_ok=True)  # trained, nothing written yet
@@ -147,19 +153,44 @@ def test_a_folder_is_the_old_predictor_or_the_new_one_whenever_it_is_killed(
                     raise Killed
             return written(path, target)
 
+        killed = False
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", replace)
             try:
                 train(again, folder)
             except Killed:
-                assert_allclose(says(folder), old, atol=1e-9)
-            else:
-                assert_allclose(says(folder), new, atol=1e-9)
-                assert [one.name for one in (folder / "networks").iterdir()] == [read_predictor(folder).folder.name]
-                break
+                killed = True
+        found = shown(folder)
+        if found["predictor.json"] == of_old["predictor.json"]:
+            assert_allclose(says(folder), old, atol=1e-9)
+            assert found.items() <= of_old.items()
+        else:
+            replaced += 1
+            assert_allclose(says(folder), new, atol=1e-9)
+            assert found.pop("provenance.json", b"") != of_old["provenance.json"]
+            assert found.items() <= of_new.items()
+            assert [one.name for one in (folder / "networks").iterdir()] == [read_predictor(folder).folder.name]
+        if not killed:
+            assert shown(folder).keys() == of_new.keys()
+            break
     else:
         pytest.fail("the training never came to its end")
     assert dies_before > 8  # every table, history, provenance and the predictor itself
+    assert 0 < dies_before + 1 - replaced < 4  # the new network is there before its tables
+
+
+def test_another_version_of_the_code_trains_anew_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, people = cohort(40)
+    given = {"network": SMALL, "preparation": Preparation((12, 12)), "recipe": Recipe(epochs=1, batch=16), "floors": False}
+    keys, said = [], list[str]()
+    monkeypatch.setattr(prediction, "say", said.append)
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr(clinome, "__version__", version)
+        train_predictor(pictures, people, [Target("tone", "classes")], out=tmp_path, **given)  # type: ignore[arg-type]
+        keys.append(read_predictor(tmp_path).folder.name)
+        assert any("another version of Clinome: training begins anew" in line for line in said) == (version == "2")
+    assert keys[0] == keys[1] != keys[2]
+    assert [one.name for one in (tmp_path / "networks").iterdir()] == [keys[2]]
 
 
 def test_a_change_in_any_one_of_many_pictures_makes_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import clinome
 from clinome.core.errors import CohortError, FormatError, StudyError
 from clinome.core.files import write_json
 from clinome.imaging import segmentation
@@ -129,6 +130,17 @@ def test_writing_that_is_cut_off_leaves_the_old_segmenter_and_then_the_new(
     assert len(list(folder.glob("network-*.safetensors"))) == 1
     (after,) = segment(folder, new)
     assert not np.array_equal(after.probability, before.probability)
+
+
+def test_another_version_of_the_code_trains_anew_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, made = list[str](), []
+    monkeypatch.setattr(segmentation, "say", said.append)
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr(clinome, "__version__", version)
+        train(tmp_path, replace(RECIPE, steps=2))
+        made.append((tmp_path / "segmenter.json").read_bytes())
+        assert any("another version of Clinome: training begins anew" in line for line in said) == (version == "2")
+    assert made[0] == made[1] != made[2]
 
 
 TIMED = replace(RECIPE, seconds=2.0, precision="measure", optimiser="muon", learning_rate=0.02, clip=12.0, average=None)

@@ -28,6 +28,7 @@ def test_what_is_no_journal_of_this_run_is_begun_anew(damaged: bytes, tmp_path: 
     (tmp_path / "done.jsonl").write_bytes(damaged)
     with Journal(tmp_path / "done.jsonl", "k") as journal:
         assert journal.done == {}
+        assert journal.before == ({"a": {}} if b"other" in damaged else {})
         journal.add("b")
     with Journal(tmp_path / "done.jsonl", "k") as journal:
         assert journal.done == {"b": {}}

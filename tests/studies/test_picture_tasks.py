@@ -19,6 +19,7 @@ from PIL import Image
 from toolkit.dicom import save_slices, slices
 from toolkit.masked import OBLIQUE
 
+import clinome
 from clinome.core.errors import ClinomeError, CohortError, FormatError, OutputError, SchemaError, StudyError, TraitError
 from clinome.core.schema import FLOW, SET_ASIDE, check
 from clinome.imaging import segmenter
@@ -27,7 +28,7 @@ from clinome.imaging.patches import Case
 from clinome.imaging.pictures import Preparation
 from clinome.imaging.prediction import Recipe, train_predictor
 from clinome.imaging.targets import Target
-from clinome.studies import picture_tasks
+from clinome.studies import example_pictures, picture_tasks, segmenting
 from clinome.studies.measuring import measure_images
 from clinome.studies.picture_examples import examples_of
 from clinome.studies.picture_files import decoded, listed
@@ -477,3 +478,122 @@ def test_left_eyes_of_new_pictures_are_mirrored_as_those_of_the_training_were(tm
     left, right, other = said["predicted:kind:light"].to_list()
     assert left == right
     assert left != other
+
+
+# ----------------------------------------------------------------------------------------- a run into the folder of one before it
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+def shown(folder: Path) -> dict[str, bytes]:
+    """Return all files of a folder but the decoded pictures and networks, and provenance, which holds the time."""
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    caches = ("decoded", "networks", "provenance.json")
+    return {str(name): path.read_bytes() for name, path in files.items() if name.parts[0] not in caches}
+
+
+def killed_at_each_write(run: Callable[[Path], object], before: Path, after: Path, tmp_path: Path) -> int:
+    """Run into copies of ``before``, killed at each write: a folder shows the one or the other. Return how often it was killed."""
+    old, new, written = shown(before), shown(after), Path.replace
+    for dies_before in range(40):
+        folder, left = shutil.copytree(before, tmp_path / f"killed_{dies_before}"), [dies_before]
+
+        def replace(path: Path, target: Path, *, left: list[int] = left) -> Path:
+            if ".partial." in path.name and not {"decoded", "pictures", ".writable"} & {path.parent.name, Path(target).name}:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+            return written(path, target)
+
+        killed = False
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            try:
+                run(folder)
+            except Killed:
+                killed = True
+        found = shown(folder)
+        assert found.items() <= old.items() or found.items() <= new.items(), sorted(found)
+        if killed:
+            run(folder)
+        assert shown(folder) == new
+        if not killed:
+            return dies_before
+        shutil.rmtree(folder)
+    raise AssertionError("it never came to its end")
+
+
+def test_predictions_never_stand_beside_those_of_a_run_before(predictor: Path, tmp_path: Path) -> None:
+    pictures(tmp_path / "scans", n=8)
+    pictures(tmp_path / "fewer", n=4, volumes=(1,))
+
+    def run(which: str) -> Callable[[Path], object]:
+        return lambda out: predict_images(predictor / "model", Pictures(tmp_path / which / "scans.csv"), out)
+
+    run("scans")(tmp_path / "before")
+    run("fewer")(tmp_path / "after")
+    (tmp_path / "before" / "report.html").write_text("the page of eight pictures")
+    assert killed_at_each_write(run("fewer"), tmp_path / "before", tmp_path / "after", tmp_path) > 4
+
+
+@pytest.mark.slow
+def test_a_training_never_stands_beside_parts_of_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example_pictures, "as_png", lambda pixels: pixels.tobytes())  # in a moment
+    pictures(tmp_path / "scans", n=16, volumes=(1,))
+
+    def run(**changes: Any) -> Callable[[Path], object]:
+        return lambda out: train(task(tmp_path / "scans", **changes), out)
+
+    run(epochs=2)(tmp_path / "before")
+    run()(tmp_path / "after")
+    for name in ("networks", "decoded"):  # trained, nothing written yet
+        shutil.copytree(tmp_path / "after" / name, tmp_path / "before" / name, dirs_exist_ok=True)
+    (tmp_path / "before" / "report.html").write_text("the page of two epochs")
+    assert killed_at_each_write(run(), tmp_path / "before", tmp_path / "after", tmp_path) > 12
+
+
+def test_a_segmenter_never_stands_beside_measures_of_one_before(
+    outlined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise Killed
+
+    folder = shutil.copytree(outlined / "model", tmp_path / "model")
+    before = shown(folder)
+    monkeypatch.setattr(segmenting, "_judged", kill)
+    with pytest.raises(Killed):
+        train(outlining(outlined / "scans" / "scans.csv", Split(validation=0.3, test=0.2)), folder)
+    found = shown(folder)
+    assert found["segmenter/segmenter.json"] != before["segmenter/segmenter.json"]
+    assert {name for name in found if "/" not in name} == {"made_by.json", "plan.json"}
+    assert found["plan.json"] != before["plan.json"]
+
+
+def test_masks_never_stand_beside_those_of_a_run_before(outlined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten images by one version, killed after two masks by another; then five images by that."""
+    model, scans, folder = outlined / "model" / "segmenter", outlined / "scans" / "scans.csv", tmp_path / "masks"
+    shutil.copytree(outlined / "masks", folder)
+    (folder / "masks" / "mine.nii.gz").write_bytes(b"somebody's own")
+    writing, made = segmenting.write_mask, list[Path]()
+
+    def write(*given: Any, **named: Any) -> Path:
+        if len(made) == 2:
+            raise Killed
+        made.append(writing(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(clinome, "__version__", "another")
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenting, "write_mask", write)
+        with pytest.raises(Killed):
+            segment_images(model, Pictures(scans), folder)
+    names = {path.name for path in (folder / "masks").iterdir()}
+    assert names == {path.name for path in made} | {"mine.nii.gz"}
+    assert {path.name for path in folder.iterdir()} == {"made_by.json", "masks", "segmented.jsonl"}
+    pl.read_csv(scans)[1:6].with_columns(path=str(scans.parent) + "/" + pl.col("path")).write_csv(tmp_path / "five.csv")
+    segment_images(model, Pictures(tmp_path / "five.csv"), folder)
+    names = {path.name for path in (folder / "masks").iterdir()}
+    assert names == {f"s{k}.nii.gz" for k in range(1, 6)} | {"mine.nii.gz"}
+    assert set(pl.read_parquet(folder / "segmentations.parquet")["image_id"]) == {f"s{k}" for k in range(1, 6)}
