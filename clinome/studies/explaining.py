@@ -85,7 +85,7 @@ def explain_images(
             some = list(range(start, min(start + _TOGETHER, asked.images.height)))
             piece = f"{start:08d}.json"
             if not _whole(stages, piece, key, out):
-                made = [one for group in asked.groups(some) for one in _explained(group, asked.images, names, how, out)]
+                made = [one for group in asked.groups(some) for one in _explained(group, asked, names, how, out)]
                 faults = {row: fault for row, fault in asked.faults.items() if row in some}
                 with stages.making(piece, key) as temporary:
                     temporary.write_text(json.dumps({"rows": made, "faults": faults}), encoding="utf-8")
@@ -140,9 +140,9 @@ def _names(image_ids: list[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------------------- maps
 
 
-def _explained(group: Group, images: pl.DataFrame, names: list[str], how: How, out: Path) -> list[dict[str, Any]]:
-    """Make, write and draw the maps of a group; return rows of the table."""
-    rows = []
+def _explained(group: Group, asked: Asked, names: list[str], how: How, out: Path) -> list[dict[str, Any]]:
+    """Make, write and draw the maps of a group, left and right as in the files; return rows of the table."""
+    rows, images = [], asked.images
     columns = [name for name in ("image_id", "participant_id", "split") if name in images.columns]
     who = [dict(zip(columns, images.select(columns).row(row), strict=True)) for row in group.rows]
     for question in group.questions:
@@ -156,7 +156,8 @@ def _explained(group: Group, images: pl.DataFrame, names: list[str], how: How, o
                 one |= {"unit": question.unit, "said": None if said is None else float(said[k]), "note": group.note}
                 one |= {name: values[k].item() for name, values in sums.items()}
                 if maps is not None and one.get("adds_up", True):
-                    one |= written(out, names[row], one, group.inputs[k].numpy(), maps[k])
+                    way = slice(None, None, -1 if asked.mirrored[row] else 1)
+                    one |= written(out, names[row], one, group.inputs[k].numpy()[..., way], maps[k][..., way])
                 elif maps is not None:
                     one["note"] = "the attributions do not add up: no map is given"
                     for file in files_of(names[row], one).values():  # of a run with another tolerance

@@ -63,6 +63,8 @@ class Asked(NamedTuple):
         What the model was read from.
     network
         The first of its networks.
+    mirrored
+        Whether it sees a picture with left and right exchanged, (n_images,).
     """
 
     images: pl.DataFrame
@@ -70,6 +72,7 @@ class Asked(NamedTuple):
     files: list[Path]
     network: nn.Module
     faults: dict[int, tuple[str, str]]
+    mirrored: NDArray[np.bool_]
 
 
 class Said(nn.Module):
@@ -145,9 +148,10 @@ def of_predictor(
             yield Group(mine, list(asked), inputs, [_question(asked, inputs, *one) for one in chosen])
 
     table = images.with_columns(split=pl.Series(split, dtype=pl.String))
-    return Asked(
-        table, groups, [model / "predictor.json", *sorted(known.folder.glob("*.safetensors"))], next(iter(networks.values()))[0], {}
-    )
+    flips = known.preparation.mirrored
+    mirrored = np.array([flips and row.get("laterality") == "left" for row in images.iter_rows(named=True)], dtype=bool)
+    files = [model / "predictor.json", *sorted(known.folder.glob("*.safetensors"))]
+    return Asked(table, groups, files, next(iter(networks.values()))[0], {}, mirrored)
 
 
 def _parts(split: str, coded: dict[str, Any]) -> tuple[str, ...]:
@@ -239,7 +243,14 @@ def of_segmenter(model: Path, found: Listed, pictures: Pictures, targets: Sequen
                 label = structures.index(name) + 1
                 yield _around(row, network, values, labels == label, name, label, patch, margin)
 
-    return Asked(found.images, groups, [model / "segmenter.json", model / about["network"]], network, faults)
+    return Asked(
+        found.images,
+        groups,
+        [model / "segmenter.json", model / about["network"]],
+        network,
+        faults,
+        np.zeros(found.images.height, bool),
+    )
 
 
 def _around(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 from toolkit.command import say
-from toolkit.patches import pictures, predictor
+from toolkit.patches import PATCH, SIDE, pictures, predictor
 from toolkit.pictures import eyes
+
+from clinome.imaging.models import resnet
+from clinome.imaging.pictures import Preparation
+from clinome.imaging.prediction import Recipe, train_predictor
+from clinome.imaging.targets import Target
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +90,84 @@ def test_exact_errors(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert (shown.code, said in shown.err) == (1, True), shown.err
     shown = say(["explain", "--images", model.parent / "few.csv", "--out", tmp_path / "b"], monkeypatch, capsys)
     assert "nothing says what to explain" in shown.err
+
+
+def panels(path: Path, shape: tuple[int, int], factor: int, top: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the picture and the map over it as they are drawn, (height, width, 3), without their enlargement."""
+    drawn = np.asarray(Image.open(path)).astype(int)
+    both = drawn[top * factor : (top + shape[0]) * factor : factor, : 2 * shape[1] * factor : factor]
+    return both[:, : shape[1]], both[:, shape[1] :]
+
+
+@pytest.mark.slow
+def test_maps_lie_on_pictures_as_on_the_files_also_where_the_network_saw_them_mirrored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = predictor(tmp_path / "model", pictures(tmp_path, 24), pool="average", epochs=4)
+    about = json.loads((model / "predictor.json").read_text())
+    about["preparation"]["mirrored"] = True  # taught on right eyes and mirrored left ones
+    (model / "predictor.json").write_text(json.dumps(about))
+    Image.fromarray(np.asarray(Image.open(tmp_path / "1.png"))[:, ::-1]).save(tmp_path / "left.png")
+    rows = [("r", "A", "1.png", "right"), ("l", "B", "left.png", "left")]
+    pl.DataFrame(rows, schema=["image_id", "participant_id", "path", "laterality"], orient="row").write_csv(tmp_path / "eyes.csv")
+    asked = ["--target", "kind:lit", "--method", "occlusion", "--window", 4, "--images", tmp_path / "eyes.csv"]
+    shown = say(["explain", "--model", model, *asked, "--out", tmp_path / "why", "--threads", 1], monkeypatch, capsys)
+    assert shown.code == 0, shown.err
+    right, left = pl.read_parquet(tmp_path / "why" / "explanations.parquet").iter_rows(named=True)
+    there = np.zeros((SIDE, SIDE), dtype=bool)
+    there[PATCH] = True
+    for row, patch in ((right, there), (left, there[:, ::-1])):
+        values = np.load(tmp_path / "why" / row["map_path"])
+        assert patch.ravel()[values.argmax()]
+        picture, over = panels(tmp_path / "why" / row["picture_path"], (SIDE, SIDE), 12)
+        assert picture[patch].mean() > picture[~patch].mean() + 60
+        reddest = (over[..., 0] - over[..., 2])[patch].mean(), (over[..., 0] - over[..., 2])[~patch].mean()
+        assert reddest[0] > reddest[1] + 60
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "why" / right["map_path"]), np.load(tmp_path / "why" / left["map_path"])[:, ::-1]
+    )
+
+
+@pytest.mark.slow
+def test_maps_of_a_volume_are_drawn_as_radiologists_look_however_the_file_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator, shape = np.random.default_rng(2), (10, 12, 20)
+    spot = (slice(6, 9), slice(1, 4), slice(14, 18))  # (z, y, x): to the head, the front, the person's left
+    volumes = [generator.normal(100, 8, shape).astype(np.float32) for _ in range(24)]
+    for k in range(1, 24, 2):
+        volumes[k][spot] += 60
+    rows = [(f"v{k}", f"p{k}", ("plain", "lit")[k % 2], "test" if k >= 20 else "train") for k in range(24)]
+    table = pl.DataFrame(rows, schema=["example_id", "participant_id", "kind", "split"], orient="row")
+    network = resnet.Config(layers=18, dims=3, width=4, stem="small")
+    given = {"network": network, "preparation": Preparation(shape), "recipe": Recipe(epochs=8, batch=6, learning_rate=5e-3)}
+    images = [volume[None] for volume in volumes]
+    train_predictor(images, table, [Target("kind", "classes")], out=tmp_path / "model", floors=False, **given)  # type: ignore[arg-type]
+    (tmp_path / "scans").mkdir()
+    file = nibabel.Nifti1Image(volumes[21].transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]))  # runs to left, back, head
+    codes = ("LPS", "RAS", "PIR")
+    for code in codes:
+        order = nibabel.orientations.axcodes2ornt(code)
+        turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(file.affine), order)
+        nibabel.save(file.as_reoriented(turn), tmp_path / "scans" / f"{code}.nii.gz")
+    words = ["--target", "kind:lit", "--method", "occlusion", "--window", 3, "--images", tmp_path / "scans", "--threads", 1]
+    shown = say(["explain", "--model", tmp_path / "model", *words, "--out", tmp_path / "why"], monkeypatch, capsys)
+    assert shown.code == 0, shown.err
+    found = pl.read_parquet(tmp_path / "why" / "explanations.parquet").sort("image_id")
+    maps = [np.load(tmp_path / "why" / name) for name in found["map_path"]]
+    drawn = [(tmp_path / "why" / name) for name in found["picture_path"]]
+    assert maps[0][spot].mean() > 8 * np.abs(maps[0]).mean()
+    for values in maps[1:]:
+        np.testing.assert_array_equal(values, maps[0])
+    axial, coronal = panels(drawn[0], (12, 20), 19), panels(drawn[0], (10, 20), 19, top=12)
+    for where, (picture, over) in (((spot[1], spot[2]), axial), ((slice(10 - 9, 10 - 6), spot[2]), coronal)):
+        lit = np.zeros(picture.shape[:2], dtype=bool)
+        lit[where] = True  # on the right of the picture, the front or the head above
+        red = over[..., 0] - over[..., 2]
+        assert red[lit].mean() > red[~lit].mean() + 60
+    assert axial[0][spot[1:]].mean() > axial[0].mean() + 60
+    for path in drawn[1:]:
+        np.testing.assert_array_equal(panels(path, (32, 12), 19), panels(drawn[0], (32, 12), 19))
 
 
 def test_pictures_along_a_trait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
