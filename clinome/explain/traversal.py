@@ -44,6 +44,9 @@ class Traversal(NamedTuple):
         Of ``difference``, by the scatter of people around the regression; NaN where withheld, or where people are too few for it.
     freedom
         Degrees of freedom of that: people less coefficients.
+    deviation
+        The standard deviation of the score over these people: ``difference / deviation`` is the slope, the change a unit of the
+        score, such as a copy of an allele, and ``standard_error / deviation`` its error.
     """
 
     means: NDArray[np.float64]
@@ -53,6 +56,7 @@ class Traversal(NamedTuple):
     difference: NDArray[np.float64]
     standard_error: NDArray[np.float64]
     freedom: int
+    deviation: float
 
     def clear_of_chance(self, rate: float = 0.05) -> NDArray[np.bool_]:
         """Return where the difference is not 0, by t-tests at a false-discovery ``rate`` over all pixels (Benjamini 1995)."""
@@ -129,7 +133,8 @@ def traverse(
     lower, upper = np.array(ends, dtype=np.float64).reshape(-1, 2).T
     shape = pictures.shape[1:]
     means, difference = sums[:-1].reshape(-1, *shape), sums[-1].reshape(shape)
-    return Traversal(means, counts, lower, upper, difference, errors.reshape(shape), freedom)
+    spread = float(np.std(score[seen])) if seen.any() else 0.0
+    return Traversal(means, counts, lower, upper, difference, errors.reshape(shape), freedom, spread)
 
 
 def _members(by: NDArray[np.float64], seen: NDArray[np.bool_], groups: int) -> list[NDArray[np.int64]]:

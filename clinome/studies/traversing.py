@@ -25,7 +25,7 @@ from clinome.core.files import own_folder, write_array, write_json
 from clinome.core.provenance import fingerprint, write_provenance
 from clinome.core.schema import PHENOTYPES, TRAVERSAL, check
 from clinome.explain.overlay import write_sheet
-from clinome.explain.traversal import Traversal, traverse
+from clinome.explain.traversal import Traversal, slope_weights, traverse
 from clinome.formats.genotype_files import open_genotypes
 from clinome.formats.picture import write_picture
 from clinome.formats.table import read_table
@@ -98,8 +98,9 @@ class Traversed(NamedTuple):
 def traverse_images(pictures: Pictures, out: Path, along: Along, *, model: Path | None = None, threads: int = 2) -> Traversed:
     """Average people's pictures along a trait or by an allele; leave ``traversal``, ``set_aside``, along.png and arrays.
 
-    ``difference.npy`` and ``standard_error.npy`` (size, size, 3) are in grey levels a standard deviation of the trait, or a copy of
-    the allele; ``mean_1.npy`` … are the averages of the groups.
+    ``difference.npy`` and ``standard_error.npy`` (size, size, 3) are in grey levels a standard deviation of the trait, over the
+    people who are averaged; or a copy of the effect allele, the slope of the regression on copies or dosages, whatever the allele's
+    frequency (a haploid carrier counts as two copies: :mod:`clinome.formats.genotypes`). ``mean_1.npy`` … are the groups' averages.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ def traverse_images(pictures: Pictures, out: Path, along: Along, *, model: Path 
     StudyError
         When there is no such trait or variant.
     CohortError
-        When nobody has both a picture and the number.
+        When nobody has both a picture and the number, or the number does not vary among those who have.
     FormatError
         When the folder was not made by `clinome phenotype`, or no picture can be read.
     """
@@ -138,15 +139,22 @@ def traverse_images(pictures: Pictures, out: Path, along: Along, *, model: Path 
         got += "" if adjust is None else f", {int(complete.sum()):,} of those with pictures with all covariates"
         raise CohortError("nobody has both a picture and the number", got=got, do="compare the participant_id of the tables")
     alike = None if number.alleles is None else np.rint(score)
+    known = np.isfinite(score)
+    if not slope_weights(score[known], None if adjust is None else adjust[known]).any():
+        got = f"{int(known.sum()):,} people, {number.name} from {score[known].min():g} to {score[known].max():g}"
+        do = "name another trait or variant, or leave out the covariates that say it"
+        raise CohortError("the number does not vary, or its covariates say all of it", got=got, do=do)
     met = traverse(pixels, person, score, groups=along.groups or _GROUPS, alike=alike, covariates=adjust)
-    per = 1.0 if number.alleles is None else 1 / max(float(np.nanstd(score)), 1e-12)
-    met = met._replace(difference=met.difference * per, standard_error=met.standard_error * per)
+    if number.alleles is not None:  # the slope itself: a copy more, not a deviation
+        met = met._replace(difference=met.difference / met.deviation, standard_error=met.standard_error / met.deviation)
     shown: dict[str, NDArray[np.float64]] = {}
     if model is not None and (encoder := _encoder_of(model, number.name)) is not None:
         read_key = fingerprint(key, encoder)
         shown["response"] = _response(encoder, pixels, _Met(person, score, adjust), out, read_key, threads)
     groups = _leave(out, met, number, shown)
-    settings = {**_without_folders(along), "model": None if model is None else model.name, "unit": number.unit}
+    groups_asked = None if number.alleles else along.groups or _GROUPS
+    about_run = {"groups": groups_asked, "model": None if model is None else model.name, "unit": number.unit}
+    settings = {**_without_folders(along), **about_run}
     write_json(out / "summary.json", _summary(met, number, settings, groups))
     write_provenance(out, inputs=[path for path in (*number.files, along.covariates) if path is not None], settings=settings)
     return Traversed(groups, met.difference, met.standard_error, images.height)

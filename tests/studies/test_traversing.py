@@ -70,6 +70,57 @@ def test_an_allele_brightens_what_it_was_planted_to_and_few_people_are_withheld(
     assert str(cohort) not in (tmp_path / "provenance.json").read_text()
 
 
+def test_the_slope_a_copy_is_the_allele_s_effect_whatever_its_frequency_and_who_lacks_what(tmp_path: Path) -> None:
+    generator, n = np.random.default_rng(8), 200
+    who = [f"P{k:03d}" for k in range(n)]
+    with_picture, with_genotype, with_age = np.arange(n) < 180, np.arange(n) >= 15, np.arange(n) % 20 != 7
+    ancestry = generator.normal(size=n)
+    dosage = np.where(generator.random(n) < 0.12, generator.uniform(0.6, 1.9, n), generator.uniform(0, 0.2, n))
+    dosage = np.round(np.clip(dosage + 0.1 * ancestry, 0, 2), 3)
+    dosage[~with_picture] = 2.0  # those without pictures have another spread
+    truth = 100 + 12 * dosage + 6 * ancestry  # grey levels: twelve a copy
+    for k in np.flatnonzero(with_picture):
+        values = truth[k] + generator.normal(0, 3, (SIDE, SIDE, 1)) + np.zeros(3)
+        write_picture(tmp_path / f"{who[k]}.png", np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    table = pl.DataFrame({"image_id": who, "participant_id": who, "path": [f"{one}.png" for one in who]})
+    table.filter(pl.Series(with_picture)).write_csv(tmp_path / "images.csv")
+    aged = pl.DataFrame({"participant_id": who, "ancestry": ancestry, "dosage": dosage})
+    aged.select("participant_id", "ancestry").filter(pl.Series(with_age)).write_csv(tmp_path / "covariates.csv")
+    aged.select("participant_id", "dosage").filter(pl.Series(with_genotype)).write_csv(tmp_path / "traits.csv")
+    seen = [k for k in range(n) if with_genotype[k]]
+    lines = ["##fileformat=VCFv4.2", "##contig=<ID=1>", '##FORMAT=<ID=DS,Number=1,Type=Float,Description="dosage">']
+    lines += ["\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *(who[k] for k in seen)])]
+    lines += ["\t".join(["1", "9", "rs1", "C", "T", ".", ".", ".", "DS", *(f"{dosage[k]:.3f}" for k in seen)])]
+    (tmp_path / "g.vcf").write_text("\n".join(lines) + "\n")
+    images, given = Pictures(tmp_path / "images.csv"), {"covariates": tmp_path / "covariates.csv", "size": SIDE}
+    by_copy = Along(variant="rs1", genotypes=str(tmp_path / "g.vcf"), **given)  # type: ignore[arg-type]
+    along = Along(trait="dosage", phenotypes=tmp_path / "traits.csv", **given)  # type: ignore[arg-type]
+    copy = traverse_images(images, tmp_path / "copy", by_copy, threads=1)
+    deviation = traverse_images(images, tmp_path / "trait", along, threads=1)
+    kept = np.flatnonzero(with_picture & with_genotype & with_age)
+    assert copy.groups["people"].sum() == len(kept)
+    assert abs(copy.difference.mean() - 12) < 0.2
+    one = np.load(tmp_path / "copy" / "pictures.npy")[kept, 5, 7, 0].astype(float)
+    design = np.column_stack([np.ones(len(kept)), dosage[kept], ancestry[kept]])
+    beta, left, *_ = np.linalg.lstsq(design, one, rcond=None)
+    np.testing.assert_allclose(copy.difference[5, 7, 0], beta[1], rtol=1e-3)  # dosages are kept to 1 / 16384
+    error = np.sqrt(left[0] / (len(kept) - 3) * np.linalg.inv(design.T @ design)[1, 1])
+    np.testing.assert_allclose(copy.standard_error[5, 7, 0], error, rtol=1e-3)
+    np.testing.assert_allclose(deviation.difference, copy.difference * dosage[kept].std(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_number_without_spread_of_its_own_is_refused(cohort: Path, tmp_path: Path) -> None:
+    pl.read_csv(cohort / "traits.csv").select("participant_id", size="copies").write_csv(tmp_path / "same.csv")
+    pl.read_csv(cohort / "traits.csv").select("participant_id", flat=pl.lit(3.0)).write_csv(tmp_path / "flat.csv")
+    images = Pictures(cohort / "images.parquet")
+    with pytest.raises(CohortError, match="does not vary") as raised:
+        traverse_images(images, tmp_path / "a", Along(trait="flat", phenotypes=tmp_path / "flat.csv", size=SIDE), threads=1)
+    assert "60 people, flat from 3 to 3" in str(raised.value)
+    along = Along(trait="copies", phenotypes=cohort / "traits.csv", covariates=tmp_path / "same.csv", size=SIDE)
+    with pytest.raises(CohortError, match="its covariates say all of it"):
+        traverse_images(images, tmp_path / "b", along, threads=1)
+
+
 def test_a_trait_is_cut_at_its_quantiles_and_covariates_leave_the_difference(cohort: Path, tmp_path: Path) -> None:
     given = {"trait": "copies", "phenotypes": cohort / "traits.csv", "size": SIDE, "groups": 2}
     images = Pictures(cohort / "images.parquet")
