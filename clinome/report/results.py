@@ -34,8 +34,10 @@ NAMES = {
     "brier": "Brier score",
     "ece": "expected calibration error",
     "dice": "Dice",
+    "surface_dice": "surface Dice",
     "jaccard": "Jaccard",
     "hausdorff_95": "95 % Hausdorff distance",
+    "error": "error in standard deviations",  # of numbers, while a network is trained
 }
 LESS_IS_BETTER = ("mae", "rmse", "brier", "log_loss", "ece", "hausdorff_95", "surface_distance", "missed", "invented")
 
@@ -266,7 +268,7 @@ def _threshold(about: dict[str, Any], name: str, by_target: bool, floors: bool) 
     classes: list[str] = next((one["classes"] for part in about["targets"].values() for one in part if one["name"] == name), [])
     of = f" of the probability of “{classes[-1]}”" if classes else ""
     why = (about.get("thresholds_from") or {}).get(name, "")
-    return f"{plain(value)}{of}; {why}{'. Every floor has one of its own, chosen alike' if floors else ''}"
+    return f"{plain(value)}{of}; {why}{'. The rule is the same for every floor' if floors else ''}"
 
 
 def _mixed(about: dict[str, Any], folder: Path) -> tuple[str, ...]:

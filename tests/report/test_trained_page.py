@@ -117,6 +117,9 @@ def test_a_floor_without_a_paired_gain_is_not_counted_among_those_beaten(folder:
     found = results(tmp_path)
     assert found is not None
     assert "“shares”" in found.judged[0].verdicts[1]
+    page = write_report(folder, out=tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "4 gains stand here" in page
+    assert "Youden on 18 rows. The rule is the same for every floor" in page
 
 
 def test_a_number_that_is_there_twice_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -305,6 +308,7 @@ def test_groups_that_are_too_small_are_named_alone_and_gaps_said(folder: Path) -
     ]
     assert found.gaps == ("AUROC differs by 0.250 (0.100 to 0.400) between the groups of “sex” (sex=female less sex=male)",)
     assert found.measured == 2  # the other's interval holds 0
+    assert "Of 2 gaps that were measured, 1 has an interval above 0:" in write_report(folder).read_text(encoding="utf-8")
 
 
 def test_the_reliability_curve_stands_where_its_numbers_are(folder: Path) -> None:
