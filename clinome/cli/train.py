@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from clinome.cli._choices import Precision
+
 
 def train(
     out: Annotated[Path, typer.Option(help="The folder to write into; made when it is not there.", show_default=False)],
@@ -21,6 +23,8 @@ def train(
     structures: Annotated[
         str | None, typer.Option(help="Segment instead: names of labels 1, 2, … of the masks in the column mask_path, by commas.")
     ] = None,
+    modality: Annotated[str | None, typer.Option(help="DICOM modality of the files to take, e.g. DX.")] = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Flip left eyes and limbs, so that left and right look alike.")] = False,
     network: Annotated[str, typer.Option(help="resnet18, resnet50, inception_v3 or densenet121.")] = "resnet18",
     weights: Annotated[Path | None, typer.Option(help="File of weights to begin with.")] = None,
     size: Annotated[int, typer.Option(help="Pixels a side that the network reads.")] = 112,
@@ -33,6 +37,9 @@ def train(
     folds: Annotated[int, typer.Option(help="Cross-fit in so many folds of people instead.")] = 0,
     participants: Annotated[Path | None, typer.Option(help="Table of people whose family_id keeps families on one side.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="A check of leakage that may fail; may be repeated.")] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the network in training; measure: the quickest, found on the first batch and kept.")
+    ] = Precision.measure,
     seed: Annotated[int, typer.Option(help="Of all that is drawn; the clock alone decides precision and a segmenter's steps.")] = 1,
     threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
     pictures: Annotated[
@@ -57,13 +64,13 @@ def train(
         assert task is not None
         wanted = read_task(task)
     else:
-        of_images = Pictures(images, targets)
+        of_images = Pictures(images, targets, modality, mirror)
         split = Split(splits, folds, participants=participants, allow=tuple(allow or ()))
         about = About(seed=seed, threads=threads)
         if structures is not None:
-            wanted = Task(of_images, about, split, segment=Segment(_listed(structures), minutes=minutes))
+            wanted = Task(of_images, about, split, segment=Segment(_listed(structures), minutes=minutes, precision=precision.value))
         else:
-            how = {"weights": weights, "size": size, "epochs": epochs, "members": members}
+            how = {"weights": weights, "size": size, "epochs": epochs, "members": members, "precision": precision.value}
             learned = Predict(_listed(classes), _listed(numbers), network=network, **how)  # type: ignore[arg-type]
             wanted = Task(of_images, about, split, predict=learned)
     print_metrics(run(wanted, out, pictures=pictures))
@@ -71,8 +78,9 @@ def train(
     print_report(out, pictures=pictures)
 
 
-_OF_CLASSES = ("targets", "classes", "numbers", "network", "weights", "size", "epochs", "members")
-_BY_FILE = (*_OF_CLASSES, "structures", "minutes", "splits", "folds", "participants", "allow", "seed", "threads")
+_OF_CLASSES = ("targets", "classes", "numbers", "mirror", "network", "weights", "size", "epochs", "members")
+_OF_BOTH = ("structures", "modality", "minutes", "splits", "folds", "participants", "allow", "precision", "seed", "threads")
+_BY_FILE = (*_OF_CLASSES, *_OF_BOTH)
 
 
 def _refuse_unused(given: dict[str, Any], *, ignored: tuple[str, ...], task: Path | None) -> None:

@@ -53,6 +53,7 @@ from clinome.imaging.stages import Stages
 from clinome.stats.reliability import Estimate
 
 UNREADABLE = "no picture that can be read"  # the reason in exclusions
+_TABLES = ("splits", "exclusions", "quality", "phenotypes")
 _BLOCK = 256  # pictures whose features are made at a time
 
 
@@ -198,8 +199,10 @@ def embed(
     config = _checked(config or Config(), targets)
     images = check(images, IMAGES)
     stages = Stages(usable_folder(out))
-    clock = _Clock()
-    with clock.timing("decode"):
+    for name in (*(f"{table}.parquet" for table in _TABLES), "embedding.json", "timings.json"):
+        (stages.folder / name).unlink(missing_ok=True)  # of a run before this one, beside which nothing of this one stands
+    seconds: dict[str, float] = {}
+    with _timing(seconds, "decode"):
         pixels, digest, set_aside = _decode(images, root, Stages(usable_folder(pictures_in or out)), config)
     images = images.join(set_aside, on="image_id", how="anti", maintain_order="left")
     seen = views(images)
@@ -214,17 +217,17 @@ def embed(
     losses: dict[str, list[float]] = {arm.name: [] for arm in sides}
     features: dict[str, Features] = {}
     for arm in sides:
-        with clock.timing(f"train {arm.name}"):
+        with _timing(seconds, f"train {arm.name}"):
             made = _encoder(arm, pixels, seen, stages, config, key, targets)
         if config.is_taught:
             losses[arm.name] = _losses(stages.folder / f"{arm.name}.safetensors")
-        with clock.timing(f"apply {arm.name}"):
+        with _timing(seconds, f"apply {arm.name}"):
             features[arm.name] = _features(arm, pixels, seen, stages, config, made)
-    with clock.timing("axes and quality"):
+    with _timing(seconds, "axes and quality"):
         phenotypes, judged = _tables(sides, features, images, seen, config)
     phenotypes = pl.DataFrame({"participant_id": everyone}).join(phenotypes, on="participant_id", how="left", maintain_order="left")
     result = Embedding(phenotypes, judged, table, _exclusions(phenotypes, seen, table, set_aside), losses)
-    _write(result, stages, config, clock)
+    _write(result, stages, config, seconds)
     return result
 
 
@@ -258,7 +261,7 @@ def _decode(images: pl.DataFrame, root: Path, stages: Stages, config: Config) ->
     """Return the decoded squares (mapped from disk) of pictures that can be read, their digest, and those that cannot."""
     mirrored = images["laterality"].to_list() if config.mirror and "laterality" in images.columns else None
     inverted = images["inverted"].to_list() if "inverted" in images.columns else None
-    key = fingerprint(content_key(images, root), images["image_id"].to_list(), mirrored, inverted, config.size)
+    key = fingerprint(clinome.__version__, content_key(images, root), images["image_id"].to_list(), mirrored, inverted, config.size)
     names = ("pictures.npy", "pictures.sha256", "set_aside.parquet")
     if not all(stages.has(name, key) for name in names):
         with stages.making("pictures.npy", key) as temporary:
@@ -403,11 +406,11 @@ def _exclusions(phenotypes: pl.DataFrame, seen: Views, table: pl.DataFrame, set_
     return check(pl.DataFrame(columns), EXCLUSIONS)
 
 
-def _write(result: Embedding, stages: Stages, config: Config, clock: _Clock) -> None:
+def _write(result: Embedding, stages: Stages, config: Config, seconds: dict[str, float]) -> None:
     """Leave the tables, the settings with the losses, and the times in the folder."""
     check(result.phenotypes, PHENOTYPES)
     check(result.quality, QUALITY)
-    for name in ("splits", "exclusions", "quality", "phenotypes"):
+    for name in _TABLES:
         frame: pl.DataFrame = getattr(result, name)
         with replacing(stages.folder / f"{name}.parquet") as temporary:
             frame.write_parquet(temporary)
@@ -415,7 +418,7 @@ def _write(result: Embedding, stages: Stages, config: Config, clock: _Clock) -> 
         stages.folder / "embedding.json",
         {"config": _plain(config), "losses": result.losses, "people": result.phenotypes.height},
     )
-    write_json(stages.folder / "timings.json", clock.seconds)
+    write_json(stages.folder / "timings.json", seconds)
 
 
 def _plain(config: Config) -> dict[str, object]:
@@ -423,14 +426,9 @@ def _plain(config: Config) -> dict[str, object]:
     return {name: value.name if isinstance(value, Path) else value for name, value in asdict(config).items()}
 
 
-class _Clock:
-    """Seconds that each step took in this run."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timing(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[step] = round(time.perf_counter() - start, 3)
+@contextmanager
+def _timing(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Note the seconds that the block takes by the clock on the wall."""
+    start = time.perf_counter()
+    yield
+    seconds[step] = round(time.perf_counter() - start, 3)

@@ -188,5 +188,6 @@ def _named_splits(chosen: pl.DataFrame, where: Path) -> pl.DataFrame:
 def _at_random(people: list[str], families: list[str | None] | None, about: Split, seed: int) -> pl.DataFrame:
     if about.folds:
         return split_folds(people, families, k=about.folds, seed=seed)
-    shares = {"train": 1 - about.validation - about.test, "validation": about.validation, "test": about.test}
+    validation, test = about.shares
+    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
     return split_people(people, families, fractions=shares, seed=seed)

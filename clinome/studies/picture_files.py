@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 import clinome
-from clinome.core.errors import ClinomeError, FormatError
+from clinome.core.errors import ClinomeError, FormatError, StudyError
 from clinome.core.files import replacing
 from clinome.core.provenance import fingerprint
 from clinome.core.schema import IMAGES, SET_ASIDE, check
@@ -45,6 +45,8 @@ def listed(pictures: Pictures, *, fingerprints: bool = False) -> Listed:
     ------
     FormatError
         When not one image can be read by its header.
+    StudyError
+        When a modality is to be taken and no image says of which it is.
     """
     folder = pictures.path.is_dir()
     root = pictures.path if folder else pictures.path.parent
@@ -55,7 +57,15 @@ def listed(pictures: Pictures, *, fingerprints: bool = False) -> Listed:
         raise FormatError(
             "no image can be read", where=pictures.path, got=reasons or "none", do="look at the files' paths and kinds"
         )
+    if pictures.modality is not None and "modality" not in index.images.columns and not _of_another(index.set_aside):
+        do = "leave the modality out: it chooses among DICOM files"
+        raise StudyError("no image says of which modality it is", where=pictures.path, got=pictures.modality, do=do)
     return Listed(index.images, root, index.set_aside)
+
+
+def _of_another(set_aside: pl.DataFrame) -> bool:
+    """Tell whether an image was set aside for its modality."""
+    return bool((set_aside["what"] == "the scan is of another modality").any())
 
 
 def read_mask(path: Path, structures: int, *, on: Scan) -> NDArray[np.int16]:

@@ -89,6 +89,9 @@ def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = T
 
 def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> pl.DataFrame:
     found = listed(task.images, fingerprints=True)
+    if task.images.mirror and ("laterality" not in found.images.columns or not found.images["laterality"].count()):
+        do = "give the images table a column 'laterality' of 'left' and 'right', or leave mirror out"
+        raise StudyError("no image says which side it is of, so that mirror would not be used", where=task.images.path, do=do)
     kept = decoded(found, task.images, out, size=about.size)
     images = found.images[kept.decoded.rows]
     chosen = examples_of(images, task, classes=about.classes, numbers=about.numbers)
@@ -114,7 +117,7 @@ def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> p
             members=about.members,
             turns=about.turns,
             spread=Spread(rotation_degrees=10, scale=0.1, shift=0.05),
-            precision="measure",
+            precision=about.precision,
         ),
         weights=about.weights,
         floors=about.floors,

@@ -247,7 +247,7 @@ def _recipe(plan: Any, about: Segment, seed: int) -> Any:
         weight_decay=0.05,
         clip=12.0,
         spread=Spread(rotation_degrees=15, scale=0.15, elastic_mm=0.8, elastic_grid_mm=12),
-        precision="measure",
+        precision=about.precision,
         seed=seed,
     )
 

@@ -19,6 +19,8 @@ from clinome.studies.toml_file import read_sections
 
 NETWORKS = Literal["resnet18", "resnet50", "inception_v3", "densenet121"]
 POOLS = Literal["average", "attention"]
+PRECISIONS = Literal["measure", "float32", "bfloat16"]
+_SHARES = (0.15, 0.2)  # of people in validation and test, where neither is named
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,16 @@ class Split:
     """`[split]`: who is learned from and who is judged; whole families together.
 
     ``path`` is a table of participant_id and split ('train', 'validation', 'test', or folds); without it people are split at
-    random, into ``folds`` (each predicted by networks that have not seen it) or by the shares ``validation`` and ``test``.
+    random, into ``folds`` (each predicted by networks that have not seen it) or by the shares ``validation`` (0.15 where it is not
+    named) and ``test`` (0.2).
     ``participants`` is a table whose family_id keeps families together. ``allow`` names checks of leakage that may fail: the
     explicit word.
     """
 
     path: Path | None = None
     folds: int = 0
-    validation: float = 0.15
-    test: float = 0.2
+    validation: float | None = None
+    test: float | None = None
     participants: Path | None = None
     allow: tuple[str, ...] = ()
 
@@ -71,10 +74,21 @@ class Split:
             raise StudyError("a table of splits says already who is in which fold", got=f"folds {self.folds} and {self.path.name}")
         if unknown := set(self.allow) - set(CHECKS):
             raise StudyError("there is no such check of leakage to allow", got=min(unknown), expected=", ".join(CHECKS))
-        if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
+        if (self.folds or self.path is not None) and (self.validation is not None or self.test is not None):
             raise StudyError(
-                "validation and test are shares that leave somebody to learn from", got=f"{self.validation} and {self.test}"
+                "validation and test are shares of a split at random, and would not be used",
+                got=f"validation {self.validation} and test {self.test} beside {'path' if self.path is not None else 'folds'}",
+                do="leave out the one or the other",
             )
+        validation, test = self.shares
+        if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
+            raise StudyError("validation and test are shares that leave somebody to learn from", got=f"{validation} and {test}")
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The shares of people in validation and test, of a split at random."""
+        validation, test = _SHARES
+        return validation if self.validation is None else self.validation, test if self.test is None else self.test
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,8 @@ class Predict:
     ``network`` reads pictures of ``size`` pixels (volumes: voxels) a side, begun with ``weights`` where given. ``members`` networks
     that differ in their seed are averaged, ``turns`` moved copies of a picture too. ``pool``: how the last maps become a vector, by
     their 'average', or by soft 'attention' that can be looked at (`clinome explain --method attention`). ``floors``: compute the
-    trivial methods beside.
+    trivial methods beside. ``precision`` of the network in training: the quickest is measured on the first batch and kept; where
+    two trainings of one seed are to give the same bytes, name 'float32' or 'bfloat16'.
     """
 
     classes: tuple[str, ...] = ()
@@ -100,6 +115,7 @@ class Predict:
     turns: int = 1
     pool: POOLS = "average"
     floors: bool = True
+    precision: PRECISIONS = "measure"
 
     def __post_init__(self) -> None:
         """Refuse a task without a target, or with an unknown helper."""
@@ -110,10 +126,9 @@ class Predict:
                 got=f"classes {list(self.classes)}, numbers {list(self.numbers)}, helps {list(self.helps)}",
                 expected="columns in classes or numbers; some of them in helps",
             )
-        if self.network not in get_args(NETWORKS):
-            raise StudyError("there is no such network", got=self.network, expected=", ".join(get_args(NETWORKS)))
-        if self.pool not in get_args(POOLS):
-            raise StudyError("there is no such pooling", got=self.pool, expected=", ".join(get_args(POOLS)))
+        _refuse_unknown("network", self.network, NETWORKS)
+        _refuse_unknown("pooling", self.pool, POOLS)
+        _refuse_unknown("precision", self.precision, PRECISIONS)
         for name, least in (("size", 8), ("epochs", 1), ("batch", 2), ("members", 1), ("turns", 1)):
             if getattr(self, name) < least:
                 raise StudyError(f"{name} is out of range", got=getattr(self, name), expected=f"{least} or more")
@@ -123,12 +138,14 @@ class Predict:
 class Segment:
     """`[segment]`: ``structures`` are the names of labels 1, 2, … in the masks that the column ``masks`` of the images table names.
 
-    Spacing, patch, depth and batch are planned from the data, and as many steps as fit into ``minutes`` of training.
+    Spacing, patch, depth and batch are planned from the data, and as many steps as fit into ``minutes`` of training. ``precision``
+    of the network in training: the quickest is measured and kept.
     """
 
     structures: tuple[str, ...]
     masks: str = "mask_path"
     minutes: float = 30.0
+    precision: PRECISIONS = "measure"
 
     def __post_init__(self) -> None:
         """Refuse a task without a structure or without time."""
@@ -136,6 +153,7 @@ class Segment:
             raise StudyError("structures are one or more different names", got=list(self.structures))
         if self.minutes <= 0:
             raise StudyError("minutes is out of range", got=self.minutes, expected="above 0")
+        _refuse_unknown("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -157,6 +175,15 @@ class Task:
             )
         if self.segment is not None and self.split.folds:
             raise StudyError("folds are for [predict]; a segmenter takes the shares validation and test", got=self.split.folds)
+        if self.segment is not None and (self.images.targets is not None or self.images.mirror):
+            got = "targets" if self.images.targets is not None else "mirror"
+            raise StudyError("the section [images] has a key for [predict], which a segmenter would not use", got=got)
+
+
+def _refuse_unknown(what: str, value: str, known: Any) -> None:
+    """Refuse what is none of the words of ``known``."""
+    if value not in get_args(known):
+        raise StudyError(f"there is no such {what}", got=value, expected=", ".join(get_args(known)))
 
 
 SECTIONS: dict[str, type[Any]] = {

@@ -204,8 +204,11 @@ def quickest(model: nn.Module, run: Callable[[], object], *, rounds: int = 2) ->
 def _has_bfloat16(device: torch.device) -> bool:
     """Tell whether a product in bfloat16 is about as quick as in float32: without AVX-512 it takes a processor 70 times as long."""
     exact = torch.ones(256, 256, device=device)
-    took = [min(_seconds(lambda x=x: x @ x) for _ in range(3)) for x in (exact, exact.bfloat16())]
-    return took[1] < 4 * took[0]
+
+    def took(x: Tensor) -> float:
+        return min(_seconds(lambda: x @ x) for _ in range(3))
+
+    return took(exact.bfloat16()) < 4 * took(exact)
 
 
 def _seconds(run: Callable[[], object]) -> float:

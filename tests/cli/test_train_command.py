@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from clinome.core.errors import StudyError
+from clinome.studies import picture_tasks, task_file
 from tests.toolkit.command import say
 
 
@@ -35,6 +38,7 @@ def test_train_and_predict(
     task.write_text(
         f'[images]\npath = "{scans / "scans.csv"}"\ntargets = "{scans / "known.csv"}"\n[task]\nthreads = 1\n[split]\nfolds = 2\n'
         '[predict]\nclasses = ["kind"]\nnumbers = ["level"]\nsize = 16\nepochs = 2\nbatch = 8\nfloors = false\n'
+        'precision = "bfloat16"\n'
     )
     shown = say(["train", task, "--out", tmp_path / "model"], monkeypatch, capsys)
     assert shown.code == 0, shown.err
@@ -45,7 +49,7 @@ def test_train_and_predict(
     assert predictions.group_by("participant_id").agg(pl.col("split").n_unique())["split"].max() == 1
     aside = pl.read_parquet(tmp_path / "model" / "set_aside.parquet")
     assert aside.select("image_id", "what").rows() == [("i7", "the file is empty")]
-    assert (tmp_path / "model" / "report.html").exists()
+    assert ">bfloat16, channels last<" in (tmp_path / "model" / "report.html").read_text()
 
     words = ["--model", str(tmp_path / "model"), "--images", str(scans / "scans.csv"), "--out", str(tmp_path / "new")]
     shown = say(["predict", *words], monkeypatch, capsys)
@@ -81,3 +85,38 @@ def test_images_or_a_task_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     shown = say(["train", "--out", tmp_path / "model"], monkeypatch, capsys)
     assert shown.code == 2
     assert "either a task file or --images" in shown.err
+
+
+def test_options_say_what_a_task_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seen(wanted: task_file.Task, *_: object, **__: object) -> None:
+        raise StudyError(repr(wanted))
+
+    monkeypatch.setattr(picture_tasks, "train", seen)
+    words = ["train", "--images", tmp_path, "--modality", "MR", "--precision", "float32", "--out", tmp_path / "model"]
+    of = f"Pictures(path={tmp_path!r}, targets=None, modality='MR', mirror="
+    shown = say([*words, "--classes", "kind", "--mirror"], monkeypatch, capsys)
+    assert f"{of}True)" in shown.err
+    assert "precision='float32'" in shown.err
+    shown = say([*words, "--structures", "head"], monkeypatch, capsys)
+    assert f"{of}False)" in shown.err
+    assert "precision='float32'" in shown.err
+    shown = say([*words, "--structures", "head", "--mirror"], monkeypatch, capsys)
+    assert (shown.code, "--mirror would not be used" in shown.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--modality", "MR"], r"no image says of which modality it is\n.*got: +MR\n.*leave the modality out"),
+        (["--mirror"], r"no image says which side it is of, so that mirror would not be used\n.*a column 'laterality'"),
+    ],
+)
+def test_options_that_pictures_have_no_use_for_are_refused(
+    option: list[str], says: str, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--images", scans / "scans.csv", "--targets", scans / "known.csv", "--classes", "kind"]
+    shown = say([*words, *option, "--out", tmp_path / "model"], monkeypatch, capsys)
+    assert shown.code == 1
+    assert re.search(says, shown.err, re.DOTALL), shown.err

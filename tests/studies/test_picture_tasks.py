@@ -464,7 +464,8 @@ def test_a_folder_of_another_kind_is_refused(predictor: Path, outlined: Path, tm
 
 
 def test_left_eyes_of_new_pictures_are_mirrored_as_those_of_the_training_were(tmp_path: Path) -> None:
-    pictures(tmp_path / "old")
+    known = pictures(tmp_path / "old").drop("kind", "level")
+    known.with_columns(laterality=pl.Series(["left", "right"] * 20)).write_csv(tmp_path / "old" / "scans.csv")
     one = task(tmp_path / "old")
     train(replace(one, images=replace(one.images, mirror=True)), tmp_path / "model", pictures=False)
     values = np.random.default_rng(2).integers(0, 255, (16, 16), dtype=np.uint8)

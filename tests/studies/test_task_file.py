@@ -52,6 +52,26 @@ def test_a_task_of_each_kind(tmp_path: Path) -> None:
             r"(?s)structures are one or more different names.*line 4",
         ),
         ('[images]\npath = "scans.csv"\n[split]\nfolds = 3\n[segment]\nstructures = ["a"]\n', r"folds are for \[predict\]"),
+        (
+            '[images]\npath = "scans.csv"\n[split]\nfolds = 3\ntest = 0.2\n[predict]\nclasses = ["a"]\n',
+            r"(?s)would not be used.*validation None and test 0.2 beside folds.*line 5",
+        ),
+        (
+            '[images]\npath = "scans.csv"\n[split]\npath = "scans.csv"\nvalidation = 0.15\n[predict]\nclasses = ["a"]\n',
+            r"(?s)would not be used.*validation 0.15 and test None beside path.*line 5",
+        ),
+        (
+            '[images]\npath = "scans.csv"\ntargets = "scans.csv"\n[segment]\nstructures = ["a"]\n',
+            r"(?s)a segmenter would not use.*got: +targets",
+        ),
+        (
+            '[images]\npath = "scans.csv"\nmirror = true\n[segment]\nstructures = ["a"]\n',
+            r"(?s)a segmenter would not use.*got: +mirror",
+        ),
+        (
+            '[images]\npath = "scans.csv"\n[segment]\nstructures = ["a"]\nprecision = "half"\n',
+            r"(?s)\[segment\] precision.*line 5.*'half'.*float32",
+        ),
         ('[images]\npath = "scans.csv"\n[predict]\nclasses = ["a"]\n[segment]\nstructures = ["a"]\n', r"two tasks"),
     ],
 )
@@ -61,6 +81,7 @@ def test_mistakes_name_their_line(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_shares_leave_somebody_to_learn_from() -> None:
+    assert (Split().shares, Split(test=0.5).shares) == ((0.15, 0.2), (0.15, 0.5))
     with pytest.raises(StudyError, match="leave somebody"):
         Split(validation=0.5, test=0.5)
 
@@ -72,3 +93,6 @@ def test_pooling_is_average_or_attention(tmp_path: Path) -> None:
         assert _network(Predict(("kind",), network=network, pool="attention"), 2).pool == "attention"  # type: ignore[arg-type]
     with pytest.raises(StudyError, match=r"(?s)no such pooling.*average, attention"):
         Predict(("kind",), pool="max")  # type: ignore[arg-type]
+    for kind in (Predict, Segment):
+        with pytest.raises(StudyError, match=r"(?s)no such precision.*measure, float32, bfloat16"):
+            kind(("kind",), precision="half")  # type: ignore[arg-type]
