@@ -161,19 +161,19 @@ def disagreeing(image: NDArray[Any], truth: NDArray[np.integer], said: NDArray[n
 def of_overlaps(
     overlaps: pl.DataFrame, pictures: Mapping[str, bytes], certainty: Mapping[str, float | None], structures: Sequence[str]
 ) -> Iterable[Shown]:
-    """Yield the test images with the worst mean Dice, with a typical one, and those of which the segmenter is the least certain.
+    """Yield the test images with the worst mean Dice, with a typical one, and the least certain: for each reason a person once.
 
     ``pictures`` and ``certainty`` are by example_id; pictures are those of :func:`disagreeing`.
     """
-    mean = overlaps.group_by("example_id", maintain_order=True).agg(pl.col("dice").mean()).drop_nulls()
+    mean = overlaps.group_by("example_id", "participant_id", maintain_order=True).agg(pl.col("dice").mean())
+    sure = pl.Series("certainty", [certainty.get(name) for name in mean["example_id"]], pl.Float64)
+    every, names = mean.with_columns(sure), ", ".join(structures)
     middle = (pl.col("dice") - pl.col("dice").median()).abs()
-    names = ", ".join(structures)
-    for kind, order in ((WORST, pl.col("dice")), (TYPICAL, middle)):
-        for name, dice in mean.sort(order, maintain_order=True).head(_COUNTS[kind]).iter_rows():
-            yield Shown(name, kind, names, "green", "orange", "mean Dice", dice, pictures[name])
-    sure = sorted((value, name) for name, value in certainty.items() if value is not None)
-    for value, name in sure[: _COUNTS[LEAST]]:
-        yield Shown(name, LEAST, names, "green", "orange", "certainty", value, pictures[name])
+    reasons = ((WORST, "mean Dice", "dice", pl.col("dice")), (TYPICAL, "mean Dice", "dice", middle))
+    for kind, measure, column, order in (*reasons, (LEAST, "certainty", "certainty", pl.col("certainty"))):
+        some = every.drop_nulls(column).sort(order, maintain_order=True).unique("participant_id", keep="first", maintain_order=True)
+        for name, value in some.select("example_id", column).head(_COUNTS[kind]).iter_rows():
+            yield Shown(name, kind, names, "green", "orange", measure, value, pictures[name])
 
 
 class LeastCertain:

@@ -12,6 +12,7 @@ from clinome.core.errors import CohortError
 from clinome.imaging import judging
 from clinome.imaging.judging import Cut, by_group, counts, gains_of_masks, judged_split, reliability, see_judged
 from clinome.imaging.targets import Target
+from clinome.studies import picture_groups
 from clinome.studies.picture_groups import with_groups
 from clinome.studies.task_file import Pictures, Predict, Split, Task
 
@@ -138,7 +139,7 @@ def test_who_is_judged() -> None:
     assert judged_split(["fold_1", "fold_2"]) is None
 
 
-def test_groups_come_from_whatever_table_has_them(tmp_path: Path) -> None:
+def test_groups_come_from_whatever_table_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = people().select("example_id", "participant_id", "site").head(4)
     known = pl.DataFrame({"image_id": ["e0", "e1"], "ill": [0, 1], "age": [61.0, 62.0], "site": ["x", "y"]})
     known.write_csv(tmp_path / "known.csv")
@@ -151,5 +152,11 @@ def test_groups_come_from_whatever_table_has_them(tmp_path: Path) -> None:
     assert found["age"].to_list() == [61.0, 62.0, None, None]
     assert found["sex"].to_list() == ["male", "female", "male", "female"]
     assert found["site"].to_list() == ["only"] * 4  # nothing that is known is replaced
-    pl.DataFrame({"participant_id": ["p0", "p0"], "scanner": ["a", "b"]}).write_csv(tmp_path / "known.csv")
-    assert "scanner" not in with_groups(examples, task).columns  # of which picture is not known
+    said: list[str] = []
+    monkeypatch.setattr(picture_groups, "say", said.append)
+    visits = {"participant_id": ["p0", "p0", "p1"], "scanner": ["a", "b", "a"], "modality": ["MR", "MR", "CT"]}
+    pl.DataFrame(visits).write_csv(tmp_path / "known.csv")
+    found = with_groups(examples, task)
+    assert "scanner" not in found.columns  # of which picture is not known
+    assert said == [f"no groups are made of 'scanner': {tmp_path / 'known.csv'} has several values of one participant_id"]
+    assert found["modality"].to_list() == ["MR", "CT", None, None]

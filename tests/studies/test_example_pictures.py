@@ -115,8 +115,8 @@ def test_the_least_certain_outlines_of_many_are_kept() -> None:
 
 
 def test_segmented_test_images_go_by_their_mean_dice() -> None:
-    rows = [(f"c{k}", s, dice) for k in range(20) for s, dice in (("a", k / 40), ("b", k / 40 + 0.5))]
-    overlaps = pl.DataFrame(rows, schema=["example_id", "structure", "dice"], orient="row")
+    rows = [(f"c{k}", f"p{k}", s, dice) for k in range(20) for s, dice in (("a", k / 40), ("b", k / 40 + 0.5))]
+    overlaps = pl.DataFrame(rows, schema=["example_id", "participant_id", "structure", "dice"], orient="row")
     pictures = {f"c{k}": b"png" for k in range(20)}
     shown = list(of_overlaps(overlaps, pictures, {f"c{k}": 1 - k / 20 if k else None for k in range(20)}, ["a", "b"]))
     worst = [one for one in shown if one.kind == "worst"]
@@ -124,6 +124,14 @@ def test_segmented_test_images_go_by_their_mean_dice() -> None:
     assert [one.value for one in worst[:2]] == [0.25, 0.275]
     assert {one.example_id for one in shown if one.kind == "typical"} == {"c9", "c10", "c8", "c11"}
     assert [one.example_id for one in shown if one.kind == "least certain"] == [f"c{k}" for k in range(19, 11, -1)]
+    pairs = overlaps.with_columns(
+        participant_id=pl.lit("p") + (pl.col("example_id").str.slice(1).cast(pl.Int64) // 2).cast(pl.String)
+    )
+    shown = list(of_overlaps(pairs, pictures, {f"c{k}": 1 - k / 20 for k in range(20)}, ["a", "b"]))
+    assert [one.example_id for one in shown if one.kind == "worst"] == [
+        f"c{k}" for k in range(0, 16, 2)
+    ]  # of two of a person, the worse
+    assert [one.example_id for one in shown if one.kind == "least certain"] == [f"c{k}" for k in range(19, 3, -2)]
 
 
 def test_outlines_are_shown_without_their_names() -> None:
