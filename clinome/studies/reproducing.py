@@ -1,6 +1,7 @@
 """Published results made again: which there are, running one, and its claims beside what was found.
 
-A folder of ``clinome/studies/published`` holds ``study.py`` (a script with ``run(data, out, …)``), ``results/figures.json`` (what
+A folder of ``clinome/studies/published`` holds ``study.py`` (with ``run(data, out, …)``, a script where it has options of its own:
+:func:`script`), ``results/figures.json`` (what
 the recorded run found, where there is one) and ``claims.toml``:
 
     title, paper    what it is about, and the paper with its DOI
@@ -22,16 +23,18 @@ another.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import json
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 
-from clinome.core.errors import StudyError
+from clinome.core.errors import ClinomeError, StudyError
 from clinome.core.files import own_folder
 
 FOLDER = Path(__file__).parent / "published"
@@ -141,14 +144,40 @@ def reproduce(name: str, *, data: Path | None, out: Path, small: bool = False, t
     OutputError
         When ``out`` holds another result, or the same of another size: their parts would be mixed.
     """
-    told = about(name)
-    folder = _data(told, data)
+    folder = _data(about(name), data)
     run = importlib.import_module(f"clinome.studies.published.{name}.study").run
     known = inspect.signature(run).parameters
     given = {key: value for key, value in {"small": small, "threads": threads}.items() if key in known}
-    out = own_folder(out, f"clinome reproduce {name}{' --small' if small else ''}")
+    out = _own(name, out, {"small": small})
     run(folder, out, **given)
     return claims(name, out / "figures.json")
+
+
+def script(run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Call the ``run`` of a study with what the command line says, its parameters as options, and return what it returns.
+
+    The folder is one that ``clinome reproduce`` would take, and no other: --small and other switches have folders of their own.
+    """
+    name, kinds = Path(inspect.getfile(run)).parent.name, get_type_hints(run)
+    words = f"python -m clinome.studies.published.{name}.study"
+    parser = argparse.ArgumentParser(words, description=about(name)["title"])
+    for key, one in inspect.signature(run).parameters.items():
+        kind = next((kind for kind in get_args(kinds[key]) if kind is not type(None)), kinds[key])
+        how: dict[str, Any] = {"choices": get_args(kind)} if get_args(kind) else {"type": kind}
+        how = {"action": "store_true"} if kind is bool else how
+        parser.add_argument(f"--{key}", required=key == "out", default=None if one.default is one.empty else one.default, **how)
+    given = vars(parser.parse_args())
+    try:
+        folder = _data(about(name), given.pop("data"))
+        out = _own(name, given.pop("out"), given)
+        return run(folder, out, **given)
+    except ClinomeError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _own(name: str, out: Path, given: Mapping[str, Any]) -> Path:
+    """Make ``out`` the folder of a result with the switches that are ``given``: parts of different ones are never mixed."""
+    return own_folder(out, " ".join([f"clinome reproduce {name}", *(f"--{key}" for key, value in given.items() if value is True)]))
 
 
 def _data(told: dict[str, Any], data: Path | None) -> Path | None:

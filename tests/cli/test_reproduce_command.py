@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from toolkit.published import small
 
-from clinome.studies.reproducing import claims, names
+from clinome.core.files import own_folder
+from clinome.studies.published.cicek_2016 import study as cicek_2016
+from clinome.studies.published.isensee_2021 import study as isensee_2021
+from clinome.studies.published.kirchler_2022 import study as kirchler_2022
+from clinome.studies.reproducing import claims, names, script
 from tests.toolkit.command import say
 
 
@@ -76,3 +82,43 @@ def test_what_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
             "  expected: slices.tar, subjects.csv\n"
         )
     assert not out.exists()
+
+
+def test_a_script_of_a_study_has_its_options_and_goes_on_in_no_folder_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(study: ModuleType, *words: object) -> str:
+        """Return what the study's script says before it ends, which it does in each of these."""
+        monkeypatch.setattr(sys, "argv", ["study.py", *map(str, words)])
+        with pytest.raises(SystemExit) as raised:
+            script(study.run)
+        printed = capsys.readouterr()
+        return printed.out + printed.err + (raised.value.code if isinstance(raised.value.code, str) else "")
+
+    for study, options in (
+        (isensee_2021, ("--data DATA", "--out OUT", "--small", "--only ONLY", "--networks NETWORKS")),
+        (cicek_2016, ("--only {dense,sparse,slices}",)),
+        (kirchler_2022, ("--full", "--weights WEIGHTS", "--threads THREADS")),
+    ):
+        said = told(study, "--help")
+        assert said.startswith(f"usage: python -m {study.__name__}")
+        assert [option for option in options if option not in said] == []
+    assert "invalid choice: 'all'" in told(cicek_2016, "--out", tmp_path, "--only", "all")
+    (tmp_path / "hippocampus.tar").touch()
+    for study, words, mark in (
+        (isensee_2021, ["--only", 1], "clinome reproduce isensee_2021"),
+        (kirchler_2022, ["--full"], "clinome reproduce kirchler_2022 --full"),
+    ):
+        folder = own_folder(tmp_path / mark, "clinome reproduce isensee_2021 --small")
+        (folder / "figures.json").touch()
+        said = told(study, "--data", tmp_path, "--out", folder, *words)
+        assert said == (
+            "error: the folder holds results of another kind\n"
+            f"  where:    {folder}\n"
+            "  got:      clinome reproduce isensee_2021 --small\n"
+            f"  expected: {mark}\n"
+            "  do:       name another folder with --out, or remove this one"
+        )
+    said = told(isensee_2021, "--data", tmp_path / "nowhere", "--out", tmp_path / "new")
+    assert "the folder does not hold the data set 'msd-hippocampus'" in said
+    assert not (tmp_path / "new").exists()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from toolkit.published import small
 
 from clinome.core.schema import MEASUREMENTS, OVERLAPS, PHENOTYPES, check
+from clinome.imaging.patches import Case
 from clinome.imaging.planner import Plan
 from clinome.studies.published.isensee_2021 import study
 
@@ -44,6 +46,33 @@ def test_seconds_of_training_on_twenty_people_come_up_to_the_mean_shape(
     assert measured.height == 3 * people.height == 18
     parts = people["anterior.volume"] + people["posterior.volume"]
     np.testing.assert_allclose(parts, people["whole.volume"])
+
+
+@pytest.mark.slow
+def test_overlaps_are_kept_for_these_networks_and_images_alone(
+    real_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = study.read(real_data("msd-hippocampus"), only=9)
+    plan = study.planned(cases, replace(study.BUDGET, seconds=1))
+    segmented: list[int] = []
+    segment = study.segment
+
+    def counted(folder: Path, test: list[Case]) -> object:
+        segmented.append(len(test))
+        return segment(folder, test)
+
+    monkeypatch.setattr(study, "segment", counted)
+
+    def learn(steps: int, test: list[Case]) -> pl.DataFrame:
+        recipe = study.recipe_of(plan, steps=steps, validations=1, average=0.5)
+        return study.learn(cases[2:], test, [tmp_path / "fold"], plan, recipe)
+
+    first = learn(2, cases[:2])
+    assert learn(2, cases[:2]).equals(first)
+    assert segmented == [2]
+    assert learn(2, cases[:1])["example_id"].unique().to_list() == [cases[0].example_id]
+    assert not learn(4, cases[:2]).equals(first)
+    assert segmented == [2, 1, 2]
 
 
 def overlaps(volume: list[float], predicted: list[float]) -> pl.DataFrame:

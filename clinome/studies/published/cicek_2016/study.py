@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,9 @@ from clinome.imaging.models import unet3d
 from clinome.imaging.patches import UNKNOWN, Case
 from clinome.imaging.planner import Plan
 from clinome.studies.published.isensee_2021.study import BUDGET, FOLDS, SEED, STRUCTURES, gain, learn, planned, read, recipe_of
+from clinome.studies.reproducing import script
 
+Arm = Literal["dense", "sparse", "slices"]
 EVERY = 4  # slices, of which one keeps its labels
 SECONDS = 50  # of a training, on one core
 WIDER = 3**0.5  # a convolution of 1 × 3 × 3 has a third of the weights
@@ -53,7 +55,7 @@ def planned_network(plan: Plan) -> unet3d.Config:
     return unet3d.Config.nnunet(plan.channels, plan.classes, plan.widths, halvings=plan.halvings, kernels=plan.kernels)
 
 
-def run(data: Path, out: Path, *, small: bool = False, only: str | None = None) -> dict[str, Any]:
+def run(data: Path, out: Path, *, small: bool = False, only: Arm | None = None) -> dict[str, Any]:
     """Train the three (or ``only`` one) and compare them; write ``figures.json`` and tables into ``out``."""
     cases = read(data, only=12 if small else None)
     rows = np.array_split(np.random.default_rng(SEED).permutation(len(cases)), FOLDS)[0]
@@ -92,11 +94,4 @@ def _parameters(config: unet3d.Config) -> int:
 
 
 if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--only", choices=("dense", "sparse", "slices"))
-    print({name: value for name, value in run(**vars(parser.parse_args())).items() if name not in ("metrics", "provenance")})
+    print(pl.DataFrame(script(run)["metrics"]))

@@ -1,6 +1,6 @@
 """nnU-Net's way on the Decathlon's hippocampus: five folds of a planned 3-D U-Net, mean shape beside it, volumes as phenotypes.
 
-    python -m clinome.studies.published.isensee_2021.study --data ../shared/data --out run           # all, one after another
+    clinome reproduce isensee_2021 --data ../shared/data --out run                                   # all, one after another
     python -m clinome.studies.published.isensee_2021.study --data ../shared/data --out run --only 3  # one fold; then again without
     python -m clinome.studies.published.isensee_2021.study --data ../shared/data --out run --networks 2  # the longer run
 
@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from clinome.core.files import write_json
-from clinome.core.provenance import provenance
+from clinome.core.provenance import fingerprint, provenance
 from clinome.core.schema import MEASUREMENTS, check
 from clinome.evaluate.agreement import agreement
 from clinome.evaluate.compare import compare
@@ -34,12 +34,14 @@ from clinome.imaging.measure.fold import fold, write_folded
 from clinome.imaging.measure.table import rows_of
 from clinome.imaging.measure.trait import trait
 from clinome.imaging.models import unet3d
-from clinome.imaging.patches import Case, PatchPreparation
+from clinome.imaging.patches import Case, PatchPreparation, case_digest
 from clinome.imaging.planner import Budget, Plan, describe, plan_network
 from clinome.imaging.scan import Scan, read_scan
 from clinome.imaging.segmentation import train_segmenter
 from clinome.imaging.segmenter import SegmenterRecipe, segment
 from clinome.imaging.shape_floor import likeliest, mean_shape
+from clinome.imaging.stages import Stages
+from clinome.studies.reproducing import script
 
 STRUCTURES = {"anterior": 1, "posterior": 2}
 FOLDS, SEED, HELD_OUT = 5, 20261125, 4
@@ -100,22 +102,23 @@ def learn(
     training: list[Case], test: list[Case], folders: list[Path], plan: Plan, recipe: SegmenterRecipe, config: Any = None
 ) -> pl.DataFrame:
     """Train a network in each of ``folders``, on all but the first few of ``training``; return the overlaps of ``test`` with the
-    mean of their probabilities, kept once made.
+    mean of their probabilities, kept for these networks and images.
     """
-    kept = folders[-1] / "overlaps.parquet"
-    if not kept.exists():
-        config = config or unet3d.Config.nnunet(
-            plan.channels, plan.classes, plan.widths, halvings=plan.halvings, kernels=plan.kernels
-        )
-        for seed, folder in enumerate(folders, start=1):
-            train_segmenter(
-                training[HELD_OUT:], training[:HELD_OUT], network=unet3d, config=config, recipe=replace(recipe, seed=seed),
-                folder=folder, structures=list(STRUCTURES),
-                preparation=PatchPreparation(plan.spacing_mm, plan.intensity, plan.labelled),
-            )  # fmt: skip
+    config = config or unet3d.Config.nnunet(plan.channels, plan.classes, plan.widths, halvings=plan.halvings, kernels=plan.kernels)
+    for seed, folder in enumerate(folders, start=1):
+        train_segmenter(
+            training[HELD_OUT:], training[:HELD_OUT], network=unet3d, config=config, recipe=replace(recipe, seed=seed),
+            folder=folder, structures=list(STRUCTURES),
+            preparation=PatchPreparation(plan.spacing_mm, plan.intensity, plan.labelled),
+        )  # fmt: skip
+    stages, kept = Stages(folders[-1]), "overlaps.parquet"
+    key = fingerprint([folder / "segmenter.json" for folder in folders], [case_digest(case) for case in test])
+    if not stages.has(kept, key):
         said = zip(*(segment(folder, test) for folder in folders), strict=True)
-        overlaps(test, [sum(one.probability for one in each).argmax(axis=0) for each in said]).write_parquet(kept)
-    return pl.read_parquet(kept)
+        made = overlaps(test, [sum(one.probability for one in each).argmax(axis=0) for each in said])
+        with stages.making(kept, key) as temporary:
+            made.write_parquet(temporary)
+    return pl.read_parquet(stages.folder / kept)
 
 
 def planned(training: list[Case], budget: Budget) -> Plan:
@@ -196,12 +199,4 @@ def _dice(table: pl.DataFrame) -> pl.DataFrame:
 
 
 if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--only", type=int)
-    parser.add_argument("--networks", type=int, default=1)
-    print({name: value for name, value in run(**vars(parser.parse_args())).items() if "dice" in name or "gain" in name})
+    print({name: value for name, value in script(run).items() if "dice" in name or "gain" in name})

@@ -9,7 +9,8 @@ iGWAS's identity margin begins from weights that were learned before, there Imag
 same people; the same from random weights stands beside it, which 500 epochs of the paper would move further than 24 do. That it
 should begin so, and the number of epochs, was chosen on a cohort of another seed.
 
-    python -m clinome.studies.published.kirchler_2022.study --out results [--full]
+    clinome reproduce kirchler_2022 --out results
+    python -m clinome.studies.published.kirchler_2022.study --out full --full
 
 ``--full`` makes the paper's 46,731 people instead, once, with the small encoders and plain pixels.
 
@@ -27,15 +28,17 @@ import numpy as np
 import polars as pl
 
 from clinome.core.files import replacing, write_json
-from clinome.core.provenance import provenance
+from clinome.core.provenance import fingerprint, provenance
 from clinome.imaging.embedding import Config
 from clinome.imaging.features import views
 from clinome.imaging.learning import Training, targets_of, train_encoder
+from clinome.imaging.stages import Stages
 from clinome.report.power import draw_power
 from clinome.simulate.anatomy import LATENTS
 from clinome.simulate.pleiotropy import Cohort, simulate_cohort
 from clinome.simulate.shapes import draw_shapes
 from clinome.studies.picture_power import measure, more_found, phenotypes, sides, told
+from clinome.studies.reproducing import script
 
 COHORT = Cohort(participants=6_500, causal=100, null=10_000)
 TAUGHT, SIZES = 1_500, (1_250, 2_500, 5_000)
@@ -64,18 +67,20 @@ def encoders(out: Path, *, weights: Path | None, small: bool, full: bool = False
 
 def shapes_network(out: Path, config: Config, *, small: bool) -> Path:
     """Teach a network to read the numbers that procedural pictures were drawn from, once; return its file."""
-    path = out / "shapes.safetensors"
-    if path.exists():
-        return path
     n = 64 if small else 2_000
+    length: dict[str, Any] = {"epochs": 1} if small else {"epochs": 4, "precision": "measure"}
+    settings = Training("supervised", config.network, batch_size=32, threads=config.threads, **length)
+    stages, path, key = Stages(out), out / "shapes.safetensors", fingerprint(n, config.size, config.seed, settings)
+    if stages.has(path.name, key):
+        return path
     pictures, numbers = draw_shapes(n, size=config.size, generator=np.random.default_rng([config.seed, 31]))
     names = [f"S{k:05d}" for k in range(n)]
     seen = views(pl.DataFrame({"participant_id": names}))
     targets = targets_of(numbers.insert_column(0, pl.Series("participant_id", names)), seen.people, np.arange(n))
-    length: dict[str, Any] = {"epochs": 1} if small else {"epochs": 4, "precision": "measure"}
-    settings = Training("supervised", config.network, batch_size=32, threads=config.threads, **length)
-    given: dict[str, Any] = {"checkpoint": out / "shapes.checkpoint.safetensors", "key": f"shapes {n}", "settings": settings}
-    train_encoder(pictures, seen, np.arange(n), targets=targets, **given).save(path)
+    given: dict[str, Any] = {"checkpoint": out / "shapes.checkpoint.safetensors", "key": key, "settings": settings}
+    made = train_encoder(pictures, seen, np.arange(n), targets=targets, **given)
+    with stages.making(path.name, key) as temporary:
+        made.save(temporary)
     return path
 
 
@@ -124,13 +129,4 @@ def against_claims(power: pl.DataFrame) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--weights", type=Path)
-    print(pl.DataFrame(run(**vars(parser.parse_args()))["power"]))
+    print(pl.DataFrame(script(run)["power"]))

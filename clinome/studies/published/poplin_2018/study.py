@@ -9,13 +9,12 @@ Everybody is predicted once, in ten folds stratified by sex, dementia and age ab
 (CDR > 0) is predicted as severity, the mean of standardised CDR and −MMSE of the people learnt from. The families of kernels were
 chosen looking at the same people in folds of seeds 0, 1 and 2 (about 35 sets of kernels); the folds judged here have another seed.
 
-    python -m clinome.studies.published.poplin_2018.study ../shared/data out
+    clinome reproduce poplin_2018 --data ../shared/data --out out
 """
 
 from __future__ import annotations
 
 import io
-import sys
 import tarfile
 import time
 from dataclasses import replace
@@ -31,7 +30,7 @@ from clinome.core.errors import need
 from clinome.core.files import write_json
 from clinome.core.provenance import provenance
 from clinome.evaluate.compare import compare, delong
-from clinome.evaluate.floors import compare_with_floors, in_words
+from clinome.evaluate.floors import compare_with_floors
 from clinome.evaluate.regression import MAE
 from clinome.imaging.geometry import Spread
 from clinome.imaging.intensity import Change
@@ -230,7 +229,3 @@ def _best(said: pl.DataFrame, floors: dict[str, pl.DataFrame], target: str) -> d
 def _value(table: pl.DataFrame, target: str, name: str) -> float:
     rows = table.filter((pl.col("target") == target) & (pl.col("name") == name) & (pl.col("predictor") == "kernels"))
     return float(rows["value"].item())
-
-
-if __name__ == "__main__":
-    print(in_words(pl.DataFrame(run(Path(sys.argv[1]), Path(sys.argv[2]))["metrics"], infer_schema_length=None)))

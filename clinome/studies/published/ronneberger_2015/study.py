@@ -3,14 +3,13 @@
 Four of the twenty training photographs are held out: they alone choose the thresholds, of the network and of the floor. Test
 photographs are looked at once, at the end.
 
-    python -m clinome.studies.published.ronneberger_2015.study ../shared/data out
+    clinome reproduce ronneberger_2015 --data ../shared/data --out out
 
 A run that is killed goes on when the command is given again.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -180,7 +179,3 @@ def _gain(metric: Metric, cases: list[Case], first: list[Any], second: list[Any]
     truth, one, image = _pooled(cases, first)
     found = compare(metric, truth, one, _pooled(cases, second)[1], participants=image, resamples=resamples, permutations=0)
     return {**found.gain._asdict(), "first": found.first.value, "second": found.second.value}
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]))

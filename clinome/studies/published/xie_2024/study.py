@@ -4,7 +4,7 @@ The cohort is that of kirchler_2022: a hundred variants that act on all of the d
 encoder tells 1,500 people apart with a margin (both eyes one class, 128 dimensions); in the other 5,000 left and right eyes are
 embedded and scanned alone, and a variant counts where it is found in both. SimCLR and plain pixels stand beside it.
 
-    python -m clinome.studies.published.xie_2024.study --out results
+    clinome reproduce xie_2024 --out results
 
 A run that is killed goes on when the command is given again.
 """
@@ -14,8 +14,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from clinome.core.files import write_json
 from clinome.core.provenance import provenance
@@ -52,14 +50,3 @@ def run(data: Path | None, out: Path, *, small: bool = False, threads: int = 1) 
     }
     write_json(out / "figures.json", figures)
     return figures
-
-
-if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--threads", type=int, default=1)
-    print(pl.DataFrame(run(**vars(parser.parse_args()))["eyes"]))
