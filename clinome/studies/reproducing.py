@@ -16,6 +16,8 @@ the recorded run found, where there is one) and ``claims.toml``:
     tolerance, why  how far from the published number still agrees with it, and why so far
     lower_is_better, bar_of_longer_run, figure    absent but for errors, longer runs, and figures of another name
 
+A longer run leaves ``figures_of_<n>.json`` beside: each of its figures with a ``bar_of_longer_run`` is a claim of its own.
+
 A figure is a number or has a ``value``; one that has several of these (a gain for each target) makes a claim of each. Where there
 is none of the name, it is the metric so called, of everybody and of the predictor ``model``; ``figure = {name, predictor}`` says
 another.
@@ -98,15 +100,22 @@ def about(name: str) -> dict[str, Any]:
 
 
 def claims(name: str, figures: Path | None = None) -> list[Claim]:
-    """Return the claims of a result beside the figures of a run (None: those that are recorded, where there are any)."""
+    """Return the claims of a result beside the figures of a run (None: those that are recorded, where there are any).
+
+    Figures of longer runs that lie beside come below those of the run, against the bars that were set for them.
+    """
     path = figures or FOLDER / name / "results" / "figures.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     made = []
-    for claim in about(name)["claim"]:
-        rest = {key: claim[key] for key in ("published", "source", "mark", "evidence", "tolerance", "why")}
-        rest |= {"bar": claim.get("bar"), "floor": claim.get("floor"), "lower_is_better": claim.get("lower_is_better", False)}
-        for part, value in _figures(found, **{"name": claim["name"], **claim.get("figure", {})}).items():
-            made.append(Claim(name=f"{claim['name']}, {part}" if part else claim["name"], found=value, **rest))
+    for run in (path, *sorted(path.parent.glob("figures_of_*.json"))):
+        found = json.loads(run.read_text(encoding="utf-8")) if run.exists() else {}
+        of, bar = ("", "bar") if run == path else (f", longer run of {run.stem.removeprefix('figures_of_')}", "bar_of_longer_run")
+        for claim in about(name)["claim"]:
+            if run != path and bar not in claim:
+                continue
+            rest = {key: claim[key] for key in ("published", "source", "mark", "evidence", "tolerance", "why")}
+            rest |= {"bar": claim.get(bar), "floor": claim.get("floor"), "lower_is_better": claim.get("lower_is_better", False)}
+            for part, value in _figures(found, **{"name": claim["name"], **claim.get("figure", {})}).items():
+                made.append(Claim(name=f"{claim['name']}{part and f', {part}'}{of}", found=value, **rest))
     return made
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from toolkit.published import small
 
+from clinome.studies import reproducing
 from clinome.studies.reproducing import FOLDER, about, claims, names
 
 NAMES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and not path.name.startswith("_"))
@@ -100,6 +101,29 @@ def test_nothing_but_the_same_data_reproduces_a_number(name: str) -> None:
         assert claim._replace(found=claim.published + worse * (claim.tolerance + 1e-6)).reproduced is False
         assert claim._replace(found=claim.published - worse).reproduced is True  # better than published
         assert claim._replace(found=None).reproduced is None
+
+
+def test_a_longer_run_stands_in_rows_of_its_own_against_its_own_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = {"title": "t", "paper": "p", "data": "none: simulated", "files": []}
+    rest = {"source": "s", "mark": "checked", "evidence": "same data", "tolerance": 0.01, "why": "w", "floor": 0.5}
+    dice = {"name": "dice", "published": 0.9, "bar": 0.88, "bar_of_longer_run": 0.895, **rest}
+    gain = {"name": "gain", "published": "words", "bar_of_longer_run": 0.1, **rest}
+    told = {**head, "claim": [dice, gain, {"name": "r", "published": 0.8, "bar": 0.7, **rest}]}
+    monkeypatch.setattr(reproducing, "about", lambda name: told)
+    monkeypatch.setattr(reproducing, "FOLDER", tmp_path)
+    results = tmp_path / "x_2020" / "results"
+    results.mkdir(parents=True)
+    (results / "figures.json").write_text(json.dumps({"dice": 0.889, "gain": {"a": 0.05, "b": 0.2}, "r": 0.75}))
+    before = [("dice", 0.88, 0.889, "met"), ("gain, a", None, 0.05, "no bar"), ("gain, b", None, 0.2, "no bar")]
+    before.append(("r", 0.7, 0.75, "met"))
+    assert [(one.name, one.bar, one.found, one.verdict) for one in claims("x_2020")] == before
+    (results / "figures_of_2.json").write_text(json.dumps({"dice": 0.8949, "gain": {"a": {"value": 0.09}, "b": 0.2}, "r": 0.76}))
+    after = [("dice", 0.895, 0.8949, "missed"), ("gain, a", 0.1, 0.09, "missed"), ("gain, b", 0.1, 0.2, "met")]
+    found = claims("x_2020")
+    assert [(one.name.removesuffix(", longer run of 2"), one.bar, one.found, one.verdict) for one in found[4:]] == after
+    assert all(one.name.endswith(", longer run of 2") for one in found[4:])
+    assert [one.reproduced for one in found] == [False, None, None, False, True, None, None]
+    assert claims("x_2020", tmp_path / "figures.json")[0].found is None  # of another folder: no longer run there
 
 
 @pytest.mark.slow
