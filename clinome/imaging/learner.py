@@ -84,12 +84,13 @@ class Learner(nn.Module):
 
     def _of_targets(self, found: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
         """Return the mean squared error of known numbers plus the cross entropy of each category where it is known."""
-        total = found["features"].new_zeros(())
+        total, weight = found["features"].new_zeros(()), batch["weight"][0]
         known = torch.isfinite(batch["numbers"])
         if self.numbers is not None and known.any():
             missed = (found["numbers"] - torch.nan_to_num(batch["numbers"])) ** 2
-            total = total + missed[known].mean()
+            total = total + weight[0] * missed[known].mean()
         for k in range(batch["classes"].shape[1]):
             if (batch["classes"][:, k] >= 0).any():
-                total = total + F.cross_entropy(found[f"class {k}"], batch["classes"][:, k], ignore_index=-1)
+                missed = F.cross_entropy(found[f"class {k}"], batch["classes"][:, k], ignore_index=-1)
+                total = total + weight[k + 1] * missed
         return total

@@ -327,6 +327,10 @@ def _pictures(
     person = seen.person[rows]
     who = np.searchsorted(people, person)
     epoch_of = _Epochs(seed, lambda g: (g.random((len(rows), DRAWS)),))
+    known = None
+    if targets is not None:  # of the numbers, and of each category
+        numbers = np.isfinite(targets.numbers).sum(axis=1, keepdims=True)
+        known = np.hstack([numbers, targets.classes >= 0])[person]
 
     def fetch(drawn: Drawn) -> dict[str, Tensor]:
         (draws,) = epoch_of(drawn.epoch)
@@ -334,9 +338,10 @@ def _pictures(
             "pictures": augment(pixels[rows[drawn.rows]], draws[drawn.rows]),
             "who": torch.from_numpy(who[drawn.rows]),
         }
-        if targets is not None:
+        if targets is not None and known is not None:
             batch["numbers"] = torch.from_numpy(targets.numbers[person[drawn.rows]])
             batch["classes"] = torch.from_numpy(targets.classes[person[drawn.rows]])
+            batch["weight"] = torch.from_numpy(drawn.weight(known))
         return batch
 
     return fetch

@@ -95,16 +95,18 @@ def fit_network(
     schedule = steps_down([round(share * total) for share in recipe.drops]) if recipe.drops else warm_cosine(total, warm=0.1)
     together = _takes_views(model)
 
-    def fetch(drawn: Drawn) -> tuple[Tensor, Tensor]:
+    known = np.isfinite(truth[train])
+
+    def fetch(drawn: Drawn) -> tuple[Tensor, Tensor, Tensor]:
         rows = train[drawn.rows]
         pictures = [_shown(images, int(row), drawn.epoch, together, preparation, recipe, seed) for row in rows]
-        return torch.from_numpy(np.stack(pictures)), torch.from_numpy(truth[rows])
+        return torch.from_numpy(np.stack(pictures)), torch.from_numpy(truth[rows]), torch.from_numpy(drawn.weight(known))
 
-    def objective(model: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        pictures, wanted = batch
+    def objective(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        pictures, wanted, weight = batch
 
         def of(outputs: Tensor, wanted: Tensor) -> Tensor:
-            return loss(outputs, wanted, coded, smoothing=recipe.smoothing, balance=recipe.balance)
+            return loss(outputs, wanted, coded, weight=weight, smoothing=recipe.smoothing, balance=recipe.balance)
 
         if not recipe.mixup:
             return of(model(pictures), wanted), {}

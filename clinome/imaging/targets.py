@@ -138,7 +138,15 @@ def encode(coded: Sequence[Coded], examples: pl.DataFrame) -> NDArray[np.float32
     return np.column_stack(columns).astype(np.float32)
 
 
-def loss(outputs: Tensor, truth: Tensor, coded: Sequence[Coded], *, smoothing: float = 0.0, balance: bool = False) -> Tensor:
+def loss(
+    outputs: Tensor,
+    truth: Tensor,
+    coded: Sequence[Coded],
+    *,
+    weight: Tensor | None = None,
+    smoothing: float = 0.0,
+    balance: bool = False,
+) -> Tensor:
     """Return the weighted sum over targets of the mean loss of the rows whose truth is known.
 
     Parameters
@@ -147,6 +155,8 @@ def loss(outputs: Tensor, truth: Tensor, coded: Sequence[Coded], *, smoothing: f
         Of the network, shape (n, sum of the targets' outputs).
     truth
         As :func:`encode`, shape (n, n_targets).
+    weight
+        Of each target's mean, :meth:`clinome.train.batches.Drawn.weight`; None: 1.
     smoothing
         The share of a class's probability that is spread over all classes (Szegedy 2016, doi:10.1109/CVPR.2016.308).
     balance
@@ -171,9 +181,10 @@ def loss(outputs: Tensor, truth: Tensor, coded: Sequence[Coded], *, smoothing: f
             weights = 1 / (len(one.classes) * shares) if balance else torch.ones_like(shares)
             label = wanted[known].long()
             each = F.cross_entropy(mine[known], label, reduction="none", label_smoothing=smoothing)
-            total = total + one.weight * (each * weights[label]).mean()
+            missed = (each * weights[label]).mean()
         else:
-            total = total + one.weight * F.smooth_l1_loss(mine[known, 0], wanted[known])
+            missed = F.smooth_l1_loss(mine[known, 0], wanted[known])
+        total = total + one.weight * (missed if weight is None else weight[0, k] * missed)
     return total
 
 

@@ -22,10 +22,34 @@ from clinome.core.errors import StudyError
 
 
 class Drawn(NamedTuple):
-    """The examples of one step: ``rows`` of the data, shape (batch,), and the ``epoch`` they belong to."""
+    """The examples of one step: ``rows`` of the data, shape (batch,), and the ``epoch`` they belong to.
+
+    Of several processes ``rows`` are those of this one, and ``whole`` those of all together; None where it is alone.
+    """
 
     epoch: int
     rows: NDArray[np.int64]
+    whole: NDArray[np.int64] | None = None
+
+    def weight(self, known: NDArray[Any]) -> NDArray[np.float32]:
+        """Return what a mean over this process's known values is to be multiplied by, shape (batch, n), each row the same.
+
+        The mean over processes, each by its share of the rows, is then the mean over the whole batch's known values. Alone it is 1.
+
+        Parameters
+        ----------
+        known
+            Whether each of n values is known (or the share of it that is) of every example of the data, shape (n_examples, n).
+
+        >>> known = np.array([[1], [0], [1], [1]])
+        >>> [Drawn(0, np.array(rows), np.arange(4)).weight(known)[0, 0].item() for rows in ([0, 1], [2, 3])]
+        [0.6666666865348816, 1.3333333730697632]
+        """
+        weight = np.ones(known.shape[1])
+        if self.whole is not None:
+            mine, of_all = known[self.rows].mean(axis=0), known[self.whole].mean(axis=0)
+            weight = np.divide(mine, of_all, out=weight, where=of_all > 0)
+        return np.tile(weight.astype(np.float32), (len(self.rows), 1))
 
 
 Draw = Callable[[int], Drawn]

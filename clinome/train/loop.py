@@ -121,7 +121,8 @@ def fit(
     fetch
         Makes the batch of a draw: tensors in tuples, lists or dicts, first axis the example. A pure function.
     objective
-        Gives a loss (a mean over the batch, computed in float32) and numbers to log, of the same names in every process.
+        Gives a loss (a mean over the batch, computed in float32) and numbers to log, of the same names in every process. A mean
+        over some examples alone, those whose truth is known, is multiplied by :meth:`clinome.train.batches.Drawn.weight`.
     gradients
         Fills ``.grad`` and gives the loss and logs; by default :func:`backward`. Privacy replaces it by one of clipped examples.
     validate
@@ -214,7 +215,7 @@ def _share(draw: Draw, processes: Processes) -> Draw:
         drawn = draw(step)
         if len(drawn.rows) < processes.world:
             raise StudyError("a batch has fewer examples than there are processes", got=f"{len(drawn.rows)} for {processes.world}")
-        return Drawn(drawn.epoch, drawn.rows[processes.rank :: processes.world])
+        return Drawn(drawn.epoch, drawn.rows[processes.rank :: processes.world], drawn.rows)
 
     return mine
 

@@ -19,7 +19,8 @@ from clinome.imaging.judging import Cut, gains_of_masks, measured, threshold
 from clinome.imaging.models import multi_view, resnet
 from clinome.imaging.pictures import Preparation, prepared
 from clinome.imaging.prediction import Recipe, predict, read_predictor, train_predictor
-from clinome.imaging.targets import Target, code, decode, loss
+from clinome.imaging.targets import Target, code, decode, encode, loss
+from clinome.train.batches import Drawn
 
 SMALL = resnet.Config(layers=18, width=8, stem="small")
 RECIPE = Recipe(epochs=3, batch=16, spread=Spread(shift=0.05, mirror=(1,)), turns=2, mixup=0.2, precision="float32")
@@ -490,3 +491,29 @@ def test_preparation_scales_sides_independently_and_ignores_the_device() -> None
     assert_allclose(prepared(picture, preparation, still(2)), prepared(picture, preparation), atol=1e-6)
     fixed = prepared(np.full((1, 4, 4), 127.5), Preparation((4, 4), normalise=(127.5, 127.5)))
     assert_allclose(fixed, 0.0)
+
+
+def test_two_processes_teach_what_one_teaches_of_targets_that_few_rows_know() -> None:
+    generator, rows = np.random.default_rng(3), np.arange(7)
+    people = pl.DataFrame(
+        {"tone": ["dark", "light", None, "light", None, None, "dark"], "size": [1.0, None, None, None, 2, None, 4]}
+    )
+    coded = code([Target("tone", "classes", weight=0.5), Target("size", "number")], people, rows)
+    truth = encode(coded, people)
+    outputs = torch.from_numpy(generator.normal(size=(7, 3)))
+
+    def gradient(drawn: Drawn) -> torch.Tensor:
+        """Of what one process is taught, by its share of the rows."""
+        mine = outputs[drawn.rows].clone().requires_grad_()
+        weight = torch.from_numpy(drawn.weight(np.isfinite(truth)))
+        missed = loss(mine, torch.from_numpy(truth[drawn.rows]), coded, weight=weight, balance=True)
+        (missed * len(drawn.rows) / 7).backward()
+        assert mine.grad is not None
+        return mine.grad
+
+    one = gradient(Drawn(0, rows))
+    for apart in ([0, 2, 4, 6], [2, 3, 5, 4], [1, 2, 3, 5]):  # the last know no number
+        both = torch.zeros_like(one)
+        for mine in (np.array(apart), np.setdiff1d(rows, apart)):
+            both[mine] = gradient(Drawn(0, mine, rows))
+        torch.testing.assert_close(both, one)
