@@ -1,7 +1,8 @@
 """How well a segmentation fits: overlap, volume and the distances between surfaces, for each structure of each image.
 
-Definitions. A surface is the voxels of a structure that touch something else by a face (or the border of the image); distances run
-from the centre of a surface voxel to the nearest one of the other surface, in the units of the spacing. ``hausdorff_95`` is the
+Definitions. A surface is the voxels of a structure that touch something else by a face (or the border of the image); an axis of one
+voxel has no faces: a slice is judged by its contours, as the same picture without that axis. Distances run from the centre of a
+surface voxel to the nearest one of the other surface, in the units of the spacing. ``hausdorff_95`` is the
 larger of the two directions' 95 % quantiles, ``surface_distance`` the mean over both surfaces' voxels (ASSD), ``surface_dice``
 the share of both surfaces' voxels within ``tolerance`` of the other.
 
@@ -58,6 +59,10 @@ def surface_distances(
 
     Masks have the same shape, 2-D or 3-D, and are not empty; ``spacing`` is one number an axis (None: 1).
     """
+    wide = [axis for axis, side in enumerate(truth.shape) if side > 1] or [0]
+    thin = tuple(axis for axis in range(truth.ndim) if axis not in wide)
+    truth, predicted = truth.squeeze(thin), predicted.squeeze(thin)
+    spacing = None if spacing is None else [spacing[axis] for axis in wide]
     near = _around(truth | predicted)
     inside = np.pad(truth[near], 1), np.pad(predicted[near], 1)
     edges = [mask & ~binary_erosion(mask) for mask in inside]
@@ -93,7 +98,9 @@ def compare_masks(
     structures
         Name → label.
     spacing
-        Of the voxels, one number an axis in the order of the array's axes, in mm; None: 1, and all is in pixels.
+        Of the voxels, one number an axis in the order of the array's axes, in mm; None: 1, and all is in pixels. Axes are taken to
+        be at right angles, as they are however an oblique scan lies; of a sheared one (a tilted gantry) volumes and distances are
+        those of its upright box, overlaps are right.
     tolerance
         Of surface Dice, in the units of ``spacing``.
 

@@ -104,6 +104,36 @@ def test_a_shifted_cube_in_millimetres() -> None:
     assert 0.5 < row["surface_dice"] < 0.9
 
 
+@given(st.integers(0, 10_000), st.integers(0, 2))
+def test_a_slice_is_judged_as_the_picture_that_it_is(seed: int, axis: int) -> None:
+    truth, predicted = blobs(seed, (11, 14))
+    spacing = [0.5, 0.8]
+    flat = compare_masks(truth, predicted, {"a": 1}, spacing=spacing, tolerance=0.7).row(0, named=True)
+    thick = [*spacing[:axis], 3.0, *spacing[axis:]]
+    slices = (np.expand_dims(mask, axis) for mask in (truth, predicted))
+    row = compare_masks(*slices, {"a": 1}, spacing=thick, tolerance=0.7).row(0, named=True)
+    for name in ("state", "dice", "jaccard", "volume_error", "hausdorff_95", "surface_distance", "surface_dice"):
+        if flat["state"] == "both" or ("distance" not in name and "hausdorff" not in name):
+            assert row[name] == flat[name], name
+    assert row["volume"] == pytest.approx(3 * flat["volume"])  # mm³ of a slice, mm² of a picture
+    one = compare_masks(np.ones((1, 1)), np.ones((1, 1)), {"a": 1}).row(0, named=True)
+    assert (one["hausdorff_95"], one["surface_dice"]) == (0.0, 1.0)
+
+
+def test_an_oblique_scan_is_measured_as_the_upright_one() -> None:
+    truth, predicted = blobs(4, (9, 12, 10))
+    turn, sides = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0], np.array([3.0, 0.6, 0.9])
+    spacing = np.linalg.norm(turn * sides, axis=0)  # as it is read off an affine
+    row = compare_masks(truth, predicted, {"a": 1}, spacing=spacing.tolist()).row(0, named=True)
+    assert row["volume"] == pytest.approx(truth.sum() * abs(np.linalg.det(turn * sides)))
+    there, back = by_hand(truth, predicted, sides)  # distances in space are those along the axes
+    places = [np.argwhere(mask) @ (turn * sides).T for mask in (truth, predicted)]
+    np.testing.assert_allclose(
+        cdist(*places).min(axis=1), cdist(*(np.argwhere(mask) * sides for mask in (truth, predicted))).min(axis=1)
+    )
+    assert row["hausdorff_95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
 def test_empty_structures_are_told_apart() -> None:
     truth, predicted = np.zeros((6, 8), int), np.zeros((6, 8), int)
     truth[1:3, 1:3] = 1
