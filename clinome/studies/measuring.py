@@ -74,13 +74,7 @@ def measure_images(
     FormatError
         When not one image can be measured.
     """
-    names = tuple(names) or _LABELS.get(structure, ())
-    if not names:
-        raise StudyError("volumes need the names of the labels 1, 2, … of the masks", do="give --names anterior,posterior")
-    if structure == "vessels" and names != ("vessel",) and not set(names) <= set(_KINDS):
-        raise StudyError("vessels are of two kinds", got=", ".join(names), expected="artery, vein, or no names")
-    if structure == "disc" and names != _LABELS["disc"]:
-        raise StudyError("names of the disc's masks are fixed", got=", ".join(names), expected="1 disc, 2 cup: no names")
+    names = _named(structure, names)
     out, found = own_folder(out, "clinome measure"), _with_masks(listed(pictures), masks)
     if "mask_path" not in found.images.columns and structure != "disc":
         raise SchemaError(
@@ -101,33 +95,34 @@ def measure_images(
     aside = check(pl.concat([found.set_aside, made.set_aside], how="diagonal_relaxed"), SET_ASIDE)
     if not made.measurements.height:
         raise FormatError("no image can be measured", where=pictures.path, got=str(aside["reason"][0]))
-    source = f"clinome {clinome.__version__}, {'masks of ' + masks.name if masks else 'own masks'}"
-    if structure == "disc" and "mask_path" not in found.images.columns:
-        source = f"clinome {clinome.__version__}, classical detector"
-    folded = fold(made.measurements, rule, source=source)
+    drawn = "mask_path" in found.images.columns
+    outlines = f"masks of {masks.name}" if masks else "own masks" if drawn else "classical detector"
+    folded = fold(made.measurements, rule, source=f"clinome {clinome.__version__}, {outlines}")
     flow = without_unreadable(_everybody(found), found.images, aside)
-    folded_people = folded.phenotypes.filter(pl.any_horizontal(pl.all().exclude("participant_id").is_not_null()))
-    flow = flow.keep_only("measuring", "no sound measurement", folded_people["participant_id"])
-    leave(
-        out,
-        measurements=made.measurements,
-        quality=repeatability(made.measurements, found.images),
-        set_aside=aside,
-        flow=flow.table(),
-    )
+    with_value = folded.phenotypes.filter(pl.any_horizontal(pl.all().exclude("participant_id").is_not_null()))
+    flow = flow.keep_only("measuring", "no sound measurement", with_value["participant_id"])
+    quality = repeatability(made.measurements, found.images)
+    leave(out, measurements=made.measurements, quality=quality, set_aside=aside, flow=flow.table())
     write_folded(folded, out)
     cases = list(_least_certain(found, pictures, structure, names, sure))
     contact_sheet(cases, out / "contact_sheet.png", n=_SHEET)
     leave_examples(out, of_contours(cases, structure) if show else ())
     write_json(out / "summary.json", {"kind": "measure", "title": f"{structure.capitalize()}, measured"})
-    settings = {
-        "structure": structure,
-        "names": list(names),
-        "rule": rule or Rule(),
-        "masks": None if masks is None else masks.name,
-    }
-    write_provenance(out, inputs=[path for path in (masks,) if path is not None], settings=settings)
+    settings = {"structure": structure, "names": list(names), "rule": rule or Rule(), "masks": masks and masks.name}
+    write_provenance(out, inputs=[masks] if masks else [], settings=settings)
     return folded.phenotypes
+
+
+def _named(structure: Structure, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the labels 1, 2, … of the masks of ``structure``; those that it cannot have are refused."""
+    names = tuple(names) or _LABELS.get(structure, ())
+    if not names:
+        raise StudyError("volumes need the names of the labels 1, 2, … of the masks", do="give --names anterior,posterior")
+    if structure == "vessels" and names != ("vessel",) and not set(names) <= set(_KINDS):
+        raise StudyError("vessels are of two kinds", got=", ".join(names), expected="artery, vein, or no names")
+    if structure == "disc" and names != _LABELS["disc"]:
+        raise StudyError("names of the disc's masks are fixed", got=", ".join(names), expected="1 disc, 2 cup: no names")
+    return names
 
 
 def _everybody(found: Listed) -> Flow:
