@@ -32,12 +32,12 @@ class Part(NamedTuple):
     answer: NDArray[np.int64]
 
 
-def print_of(image: NDArray[Any], dims: int) -> Fingerprint:
+def print_of(image: NDArray[Any], dims: int, *, looks: bool = True) -> Fingerprint:
     """Return the hash of a picture's content and, where it is large enough to tell copies, of its looks (of its first view)."""
-    if min(image.shape[-2:]) < _LARGE:
+    if not looks or min(image.shape[-2:]) < _LARGE:
         return Fingerprint(content_of(image), None, None)
-    looks = fingerprint_of(image[0] if image.ndim == dims + 2 else image)
-    return looks._replace(content_sha256=content_of(image))
+    found = fingerprint_of(image[0] if image.ndim == dims + 2 else image)
+    return found._replace(content_sha256=content_of(image))
 
 
 def see_leakage(

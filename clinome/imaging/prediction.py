@@ -163,7 +163,8 @@ def train_predictor(
     recipe, out = recipe or Recipe(), usable_folder(out)
     if len(images) != examples.height:
         raise SchemaError("every example has one image", got=f"{len(images)} images", expected=f"{examples.height} rows")
-    prints = [print_of(np.asarray(images[row]), len(preparation.shape)) for row in range(len(images))]
+    looks = "fingerprint" not in examples.columns  # otherwise known of the pictures as they were read
+    prints = [print_of(np.asarray(images[row]), len(preparation.shape), looks=looks) for row in range(len(images))]
     found = see_leakage(prints, examples, targets, allow)
     parts = parts_of(examples)
     settings = {"network": _named(network), "preparation": asdict(preparation), "recipe": asdict(recipe)}
@@ -410,7 +411,7 @@ def predict(
 
 def _preparation(saved: dict[str, Any]) -> Preparation:
     fixed = saved["normalise"]
-    normalise: Any = "picture" if isinstance(fixed, str) else (fixed[0], fixed[1])
+    normalise: Any = fixed if isinstance(fixed, str) else (fixed[0], fixed[1])
     return Preparation(tuple(saved["shape"]), normalise, saved["outside"], saved.get("mirrored", False))
 
 

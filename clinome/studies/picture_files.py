@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,12 @@ from clinome.core.schema import IMAGES, SET_ASIDE, check
 from clinome.formats.table import read_checked
 from clinome.imaging.convert import content_key
 from clinome.imaging.dicom_seg import Segment, is_dicom_seg, read_dicom_seg, write_dicom_seg
+from clinome.imaging.fingerprint import Fingerprint, fingerprint_of
 from clinome.imaging.loading import Decoded, Sample, decode_once
 from clinome.imaging.reading import fault_of, index_images, set_aside_table
 from clinome.imaging.resample import resample
 from clinome.imaging.scan import Scan, read_scan, write_on
+from clinome.studies.journal import Journal
 from clinome.studies.task_file import Pictures
 
 _PROBES = 16  # images that are looked at to see what most are like
@@ -141,10 +144,10 @@ def write_mask(out: Path, stem: str, labels: NDArray[np.uint8], scan: Scan, *, s
 
 
 class Kept(Sequence[NDArray[Any]]):
-    """Decoded pictures in order, as arrays (channels, *space)."""
+    """Decoded pictures in order, as arrays (channels, *space); ``images``: their rows of the images table, with hashes if asked."""
 
-    def __init__(self, decoded: Decoded) -> None:
-        self.decoded = decoded
+    def __init__(self, decoded: Decoded, images: pl.DataFrame) -> None:
+        self.decoded, self.images = decoded, images
 
     def __len__(self) -> int:
         return len(self.decoded.rows)
@@ -173,16 +176,22 @@ class Kind(NamedTuple):
     channels: int
 
 
-def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int, kind: Kind | None = None) -> Kept:
+def decoded(
+    found: Listed, pictures: Pictures, out: Path, *, size: int, kind: Kind | None = None, fingerprints: bool = False
+) -> Kept:
     """Decode every image once into ``out/decoded``, sides at most twice ``size``; one of another kind is set aside.
 
     ``kind`` is what a network takes; by default that of most of a few images spread over all. Grey and colour become each other.
+    ``fingerprints``: hash each image as it is read (:mod:`clinome.imaging.fingerprint`), for the check of leakage.
     """
     rows = found.images.to_dicts()
     wanted = kind or usual(found, pictures)
 
     def decode(k: int) -> Sample:
-        values = fitting(read_image(found.root, rows[k], pictures), wanted, where=rows[k]["path"]).values
+        scan = read_image(found.root, rows[k], pictures)
+        values = fitting(scan, wanted, where=rows[k]["path"]).values
+        if prints is not None:
+            prints.add(str(k), **fingerprint_of(scan.values)._asdict())
         if pictures.mirror and rows[k].get("laterality") == "left":
             values = values[..., ::-1]
         width = [max(side / (2 * size), 1.0) for side in values.shape[1:]]
@@ -191,8 +200,16 @@ def decoded(found: Listed, pictures: Pictures, out: Path, *, size: int, kind: Ki
             values = resample(values, shape=kept, out_spacing=width, fill="edge").astype(np.float32)
         return Sample(np.ascontiguousarray(values))
 
-    key = fingerprint(clinome.__version__, _stamps(found), rows, size, pictures.modality, pictures.mirror, wanted)
-    return Kept(decode_once(decode, len(rows), folder=out / "decoded", key=key))
+    key = fingerprint(clinome.__version__, _stamps(found), rows, size, pictures.modality, pictures.mirror, wanted, fingerprints)
+    with Journal(out / "decoded" / "fingerprints.jsonl", key) if fingerprints else nullcontext() as prints:
+        made = decode_once(decode, len(rows), folder=out / "decoded", key=key)
+    images = found.images[made.rows]
+    if prints is not None:
+        known = [
+            prints.done.get(str(k)) or fingerprint_of(read_image(found.root, rows[k], pictures).values)._asdict() for k in made.rows
+        ]
+        images = images.with_columns(pl.Series(name, [one[name] for one in known], pl.String) for name in Fingerprint._fields)
+    return Kept(made, images)
 
 
 def _stamps(found: Listed) -> list[tuple[str, int, int]]:

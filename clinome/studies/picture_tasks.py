@@ -68,7 +68,7 @@ def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = T
     taken, known = _taken_by(model)
     out, found = own_folder(out, "clinome predict"), listed(pictures)
     kept = decoded(found, replace(pictures, mirror=known.preparation.mirrored), out, **taken)
-    images = found.images[kept.decoded.rows]
+    images = kept.images
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
     predictions = predict(model, kept, **names, threads=threads)
     withdraw(out, "predictions.parquet", "set_aside.parquet")
@@ -88,12 +88,12 @@ def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = T
 
 
 def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> pl.DataFrame:
-    found = listed(task.images, fingerprints=True)
+    found = listed(task.images)
     if task.images.mirror and ("laterality" not in found.images.columns or not found.images["laterality"].count()):
         do = "give the images table a column 'laterality' of 'left' and 'right', or leave mirror out"
         raise StudyError("no image says which side it is of, so that mirror would not be used", where=task.images.path, do=do)
-    kept = decoded(found, task.images, out, size=about.size)
-    images = found.images[kept.decoded.rows]
+    kept = decoded(found, task.images, out, size=about.size, fingerprints=True)
+    images = kept.images
     chosen = examples_of(images, task, classes=about.classes, numbers=about.numbers)
     examples = with_groups(chosen.table, task)
     order = {name: k for k, name in enumerate(images["image_id"])}
@@ -108,7 +108,7 @@ def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> p
         examples,
         targets,
         network=_network(about, dims),
-        preparation=Preparation((about.size,) * dims, mirrored=task.images.mirror),
+        preparation=Preparation((about.size,) * dims, about.normalise, mirrored=task.images.mirror),
         out=out,
         recipe=Recipe(
             epochs=about.epochs,

@@ -28,7 +28,7 @@ from clinome.imaging.patches import Case
 from clinome.imaging.pictures import Preparation
 from clinome.imaging.prediction import Recipe, train_predictor
 from clinome.imaging.targets import Target
-from clinome.studies import example_pictures, picture_tasks, segmenting
+from clinome.studies import example_pictures, picture_files, picture_tasks, segmenting
 from clinome.studies.measuring import measure_images
 from clinome.studies.picture_examples import examples_of
 from clinome.studies.picture_files import decoded, listed
@@ -368,6 +368,26 @@ def test_a_slice_that_changed_in_a_series_is_decoded_again(tmp_path: Path) -> No
         made.append(np.array(decoded(found, images, tmp_path / "out", size=16)[0]))
     before, after = made
     np.testing.assert_array_equal(after, before + 100)
+
+
+def test_pictures_are_hashed_as_they_are_decoded_and_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "scans", colour=(3,), volumes=(1,))
+    images, count, reading = Pictures(tmp_path / "scans" / "scans.csv"), [0], picture_files.read_scan
+
+    def read(*given: Any, **named: Any) -> Any:
+        count[0] += 1
+        return reading(*given, **named)
+
+    whole = listed(images, fingerprints=True).images.filter(pl.col("image_id") != "i1")
+    monkeypatch.setattr(picture_files, "read_scan", read)
+    for times in (16 + 16 + 40, 16):  # some to see what most are like and how much room they take, then each once
+        made = decoded(listed(images), images, tmp_path / "out", size=16, fingerprints=True)
+        assert made.images.equals(whole.select(made.images.columns))
+        assert made.images["fingerprint"].null_count() == 0
+        assert count[0] == times
+        count[0] = 0
+    (tmp_path / "out" / "decoded" / "fingerprints.jsonl").unlink()
+    assert decoded(listed(images), images, tmp_path / "out", size=16, fingerprints=True).images.equals(made.images)
 
 
 # ------------------------------------------------------------------------------------------------------------------ what is refused
