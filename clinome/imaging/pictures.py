@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clinome.core.errors import StudyError
 from clinome.imaging.geometry import Geometry, Spread, draw_geometry
-from clinome.imaging.intensity import Change, standardise, vary, z_score
+from clinome.imaging.intensity import Change, local_contrast, standardise, vary, z_score
 from clinome.imaging.resample import resample
 
 Images = Sequence[NDArray[Any]] | NDArray[Any]
@@ -33,7 +33,9 @@ class Preparation:
         ([depth,] height, width) that the network takes. Pictures of another shape are scaled to it, sides independently.
     normalise
         ``picture``: each picture (each view) gets mean 0 and deviation 1, so that brightness and contrast of the device do not
-        count. Two numbers: a fixed mean and deviation.
+        count. ``local``: each pixel is compared with those around it (:func:`~clinome.imaging.intensity.local_contrast`, a Gaussian
+        of a seventh of the shortest side), so that slow shading and the device's curve do not count either. Two numbers: a fixed
+        mean and deviation.
     outside
         What lies outside of a picture that was turned or shifted: its border goes on (``edge``), or a number.
     mirrored
@@ -42,7 +44,7 @@ class Preparation:
     """
 
     shape: tuple[int, ...]
-    normalise: Literal["picture"] | tuple[float, float] = "picture"
+    normalise: Literal["picture", "local"] | tuple[float, float] = "picture"
     outside: Literal["edge"] | float = "edge"
     mirrored: bool = False
 
@@ -88,4 +90,6 @@ def _scaled(values: NDArray[Any], preparation: Preparation, geometry: Geometry |
 def _normalised(values: NDArray[np.float32], preparation: Preparation) -> NDArray[np.float32]:
     if preparation.normalise == "picture":
         return z_score(values)
+    if preparation.normalise == "local":
+        return local_contrast(values, sigma=min(preparation.shape) / 7)
     return standardise(values, *preparation.normalise)

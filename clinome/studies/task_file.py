@@ -19,6 +19,7 @@ from clinome.studies.toml_file import read_sections
 
 NETWORKS = Literal["resnet18", "resnet50", "inception_v3", "densenet121"]
 POOLS = Literal["average", "attention"]
+NORMALISE = Literal["picture", "local"]
 PRECISIONS = Literal["measure", "float32", "bfloat16"]
 _SHARES = (0.15, 0.2)  # of people in validation and test, where neither is named
 
@@ -97,9 +98,10 @@ class Predict:
 
     ``network`` reads pictures of ``size`` pixels (volumes: voxels) a side, begun with ``weights`` where given. ``members`` networks
     that differ in their seed are averaged, ``turns`` moved copies of a picture too. ``pool``: how the last maps become a vector, by
-    their 'average', or by soft 'attention' that can be looked at (`clinome explain --method attention`). ``floors``: compute the
-    trivial methods beside. ``precision`` of the network in training: the quickest is measured on the first batch and kept; where
-    two trainings of one seed are to give the same bytes, name 'float32' or 'bfloat16'.
+    their 'average', or by soft 'attention' that can be looked at (`clinome explain --method attention`). ``normalise``: a
+    'picture' by its own mean and deviation, or each pixel by those around it ('local': radiographs of several devices). ``floors``:
+    compute the trivial methods beside. ``precision`` of the network in training: the quickest is measured on the first batch and
+    kept; where two trainings of one seed are to give the same bytes, name 'float32' or 'bfloat16'.
     """
 
     classes: tuple[str, ...] = ()
@@ -114,6 +116,7 @@ class Predict:
     members: int = 1
     turns: int = 1
     pool: POOLS = "average"
+    normalise: NORMALISE = "picture"
     floors: bool = True
     precision: PRECISIONS = "measure"
 
@@ -128,6 +131,7 @@ class Predict:
             )
         _refuse_unknown("network", self.network, NETWORKS)
         _refuse_unknown("pooling", self.pool, POOLS)
+        _refuse_unknown("normalisation", self.normalise, NORMALISE)
         _refuse_unknown("precision", self.precision, PRECISIONS)
         for name, least in (("size", 8), ("epochs", 1), ("batch", 2), ("members", 1), ("turns", 1)):
             if getattr(self, name) < least:

@@ -36,11 +36,29 @@ def test_normalisation_equals_its_formula(scan):
     assert np.allclose(intensity.imagenet(grey)[:, 0, 0], (124 / 255 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225])
 
 
+def test_local_contrast_takes_slow_shading_and_exposure_away_and_keeps_edges(generator):
+    """A picture under another field of light and a steeper curve is nearly the same picture; its halves stay told apart."""
+    scene = generator.normal(0, 1, (1, 64, 64))
+    scene[:, :, 32:] += 3
+    field = 1 + np.linspace(0, 2, 64)[None, :, None] ** 2  # five times as bright below
+    lit = 200 + 40 * field * (scene + 10)
+    even, uneven = intensity.local_contrast(scene, 6), intensity.local_contrast(lit, 6)
+    assert np.corrcoef(even.ravel(), uneven.ravel())[0, 1] > 0.95 > 0.7 > np.corrcoef(scene.ravel(), lit.ravel())[0, 1]
+    columns = uneven.mean((0, 1))
+    assert int(np.argmax(np.diff(columns))) == 31
+    assert abs(float(uneven.mean())) < 1e-5
+    assert float(uneven.std()) == pytest.approx(1, rel=1e-4)
+    deep = generator.normal(0, 1, (2, 9, 10, 11))
+    np.testing.assert_allclose(intensity.local_contrast(5 * deep + 3, 2), intensity.local_contrast(deep, 2), atol=2e-3)
+
+
 def test_a_flat_picture_gives_no_nan():
     flat = np.full((1, 4, 4), 3.0)
-    for out in (intensity.z_score(flat), intensity.percentile_window(flat), vary(flat, ALL, np.random.default_rng(1))):
+    every = (intensity.z_score(flat), intensity.percentile_window(flat), vary(flat, ALL, np.random.default_rng(1)))
+    for out in (*every, intensity.local_contrast(flat, 2)):
         assert np.isfinite(out).all()
     assert (intensity.z_score(flat) == 0).all()
+    assert (intensity.local_contrast(flat, 2) == 0).all()
 
 
 def test_each_change_does_what_it_says(scan):

@@ -76,6 +76,15 @@ def test_several_targets_are_learnt_beside_floors_and_predicted_anew(tmp_path: P
     assert set(again["split"]) == {"new"}
 
 
+def test_new_pictures_are_normalised_as_those_learnt_from(tmp_path: Path) -> None:
+    pictures, people = cohort(40)
+    preparation = Preparation((12, 12), normalise="local")
+    given = {"network": SMALL, "preparation": preparation, "recipe": Recipe(epochs=1, batch=20), "floors": False}
+    told = train_predictor(pictures, people, [Target("tone", "classes")], out=tmp_path, **given).predictions  # type: ignore[arg-type]
+    again = predict(tmp_path, pictures, example_ids=people["example_id"].to_list()).join(told, on="example_id", suffix=":told")
+    assert_allclose(again["predicted:tone:light"].to_numpy(), again["predicted:tone:light:told"].to_numpy(), atol=1e-6)
+
+
 class Killed(BaseException):
     pass
 

@@ -93,6 +93,8 @@ def test_pooling_is_average_or_attention(tmp_path: Path) -> None:
         assert _network(Predict(("kind",), network=network, pool="attention"), 2).pool == "attention"  # type: ignore[arg-type]
     with pytest.raises(StudyError, match=r"(?s)no such pooling.*average, attention"):
         Predict(("kind",), pool="max")  # type: ignore[arg-type]
+    with pytest.raises(StudyError, match=r"(?s)no such normalisation.*picture, local"):
+        Predict(("kind",), normalise="histogram")  # type: ignore[arg-type]
     for kind in (Predict, Segment):
         with pytest.raises(StudyError, match=r"(?s)no such precision.*measure, float32, bfloat16"):
             kind(("kind",), precision="half")  # type: ignore[arg-type]
