@@ -41,6 +41,7 @@ _NOT_SCANS = {
     "RTSTRUCT": "export the structures as DICOM-SEG or NIfTI",
     "SR": "measure on the images it speaks of",
 }
+_NO_IMAGE = "the file is not DICOM, nor another image that is read"
 _OTHERS = (
     (b"PK\x03\x04", "a zip archive", "unpack it; ask for the password where it is encrypted"),
     (b"\x1f\x8b", "a gzip archive", "unpack it"),
@@ -185,12 +186,12 @@ def _refuse_others(path: Path, first: bytes) -> None:
         )
     for start, kind, do in _OTHERS:
         if first.lstrip().lower().startswith(start.lower()):
-            raise FormatError("the file is not DICOM", where=path, got=kind, do=do)
+            raise FormatError(_NO_IMAGE, where=path, got=kind, do=do)
     raise FormatError(
-        "the file is not DICOM",
+        _NO_IMAGE,
         where=path,
         got="only zeros" if not any(first) else f"first bytes {first[:8]!r}",
-        expected="'DICM' at byte 128",
+        expected="'DICM' at byte 128, or the beginning of a NIfTI, PNG, JPEG or TIFF file",
         do="export it again from the archive; a file that is encrypted must be decrypted by its sender",
     )
 

@@ -22,10 +22,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from os.path import commonpath
@@ -88,8 +88,9 @@ def index_images(
     Parameters
     ----------
     source
-        A folder, searched with all its folders: DICOM series that make a volume become one row, every other file its own. Or a
-        table (``core.schema.IMAGES``), whose values win over what the files say.
+        A folder, searched with all its folders: DICOM series that make a volume become one row, every other file its own, named
+        by its path without the suffix (with it where two differ in it alone). Or a table (``core.schema.IMAGES``), whose values
+        win over what the files say.
     root
         What paths are relative to; by default the folder, or the current one for a table.
     modality
@@ -234,6 +235,7 @@ def _folder(folder: Path, root: Path, modality: str | None, participant: str | N
         entries.append(_Entry(_stem(name), who(name), name, about, fault))
     for uid, series in by_series(headers).items():
         entries += _series_entries(uid, series, root, modality, who)
+    entries = _named_apart(entries)
     if not entries:
         raise FormatError("the folder holds no image", where=folder, expected="DICOM, NIfTI, PNG, JPEG or TIFF files")
     return sorted(entries, key=lambda entry: (entry.path, entry.image_id))
@@ -261,6 +263,14 @@ def _series_entries(uid: str, headers: list[Header], root: Path, modality: str |
             about, fault = {}, fault_of(error)
         entries.append(_Entry(_stem(name), who(name, header.patient), name, about, fault))
     return entries
+
+
+def _named_apart(entries: list[_Entry]) -> list[_Entry]:
+    """Name files that differ in their suffix alone (film.png beside film.dcm) by their whole names."""
+    stems = Counter(entry.image_id for entry in entries)
+    names = {entry.path for entry in entries if entry.image_id == _stem(entry.path)}  # of files: series have names of their own
+    shared = {stem for stem, count in stems.items() if count > 1} | names & stems.keys()
+    return [replace(entry, image_id=entry.path) if entry.image_id in shared else entry for entry in entries]
 
 
 def _may_be_image(file: Path) -> bool:

@@ -200,6 +200,18 @@ def test_separate_films_of_one_series_are_a_row_each(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "study")
 
 
+def test_files_that_differ_in_their_suffix_alone_keep_names_apart(tmp_path: Path) -> None:
+    pixels = volume()[0].astype(np.uint8)
+    for name in ("eye.png", "eye.tif", "eye.png.png", "head.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    for name in ("scan.nii.gz", "scan.png", "head"):  # broken, and beside one that is not
+        (tmp_path / name).touch()
+    found = index_images(tmp_path)
+    assert found.images["image_id"].to_list() == ["eye.png", "eye.png.png", "eye.tif", "head.png"]
+    assert found.set_aside["image_id"].to_list() == ["head", "scan.nii.gz", "scan.png"]
+    assert found.images["participant_id"].to_list() == ["eye", "eye.png", "eye", "head"]  # as before: one person's
+
+
 def test_a_fault_is_one_line_without_advice() -> None:
     fault = fault_of(FormatError("it is broken", where="a.dcm", got=1, expected=2, do="mend it"))
     assert fault == ("it is broken", "it is broken; where a.dcm; got 1; expected 2")
