@@ -14,7 +14,6 @@ from typing import Any
 import polars as pl
 
 from clinome.core.errors import SchemaError
-from clinome.core.provenance import checksum
 from clinome.core.schema import METRICS, OVERLAPS, PREDICTIONS
 from clinome.report.drawing import Axis, axis, axis_mark, interval_mark
 from clinome.report.numbers import decimals, plain, whole
@@ -141,7 +140,6 @@ def results(folder: Path) -> Results | None:
         return None
     warnings = [f"{one.name}: {line}" for one in found for line in one.verdicts if line.startswith(("not", "worse"))]
     whom, warning = _whom(metrics, folder)
-    warning = (*_mixed(about, folder), *warning)
     headline = [(f"{one.measure}, {one.name}", one.model.reached.words(one.digits)) for one in found[:3]]
     people = max((one.people or 0 for one in found), default=0)
     gains = sum(_known(row.gain) for one in found for row in one.rows)
@@ -269,15 +267,6 @@ def _threshold(about: dict[str, Any], name: str, by_target: bool, floors: bool) 
     of = f" of the probability of “{classes[-1]}”" if classes else ""
     why = (about.get("thresholds_from") or {}).get(name, "")
     return f"{plain(value)}{of}; {why}{'. The rule is the same for every floor' if floors else ''}"
-
-
-def _mixed(about: dict[str, Any], folder: Path) -> tuple[str, ...]:
-    """Return a warning where a table is not the one that the predictor was saved with."""
-    for name, sha256 in (about.get("tables") or {}).items():
-        path = folder / f"{name}.parquet"
-        if path.is_file() and checksum(path) != sha256:
-            return (f"{path.name} is not of the predictor in this folder: a training was stopped while it wrote. Run it again.",)
-    return ()
 
 
 def _whom(metrics: pl.DataFrame, folder: Path) -> tuple[str, tuple[str, ...]]:

@@ -7,7 +7,6 @@ without them has neither.
 from __future__ import annotations
 
 import heapq
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from clinome.evaluate.outcomes import Outcome, outcome
 from clinome.imaging.judging import judged_split
 from clinome.imaging.measure.contact_sheet import Case as Outlined
 from clinome.imaging.thumbnails import SAID, TRUTH, as_png, disagreement, outlined, thumbnail
-from clinome.studies.picture_files import leave
+from clinome.studies.picture_files import SHOWN, leave, remove
 
 TYPICAL, WORST, LEAST = "typical", "worst", "least certain"
 _COUNTS = {TYPICAL: 4, WORST: 8, LEAST: 8}
@@ -44,9 +43,7 @@ class Shown(NamedTuple):
 
 def leave_examples(out: Path, shown: Iterable[Shown]) -> None:
     """Write ``pictures`` and ``examples`` into ``out`` in place of those that are there; nothing where nothing is shown."""
-    (out / "examples.parquet").unlink(missing_ok=True)
-    if (out / "pictures").is_dir():
-        shutil.rmtree(out / "pictures")
+    remove(out, *SHOWN)
     rows = []
     for number, one in enumerate(shown, start=1):
         name = f"pictures/{number:03d}.png"

@@ -35,7 +35,7 @@ from clinome.imaging.prediction import read_predictor
 from clinome.imaging.reading import set_aside_table
 from clinome.imaging.stages import Stages
 from clinome.studies.maps import How, averaged, files_of, kind_of, map_of, refuse, written
-from clinome.studies.picture_files import Listed, all_aside, decoded, leave, listed
+from clinome.studies.picture_files import Listed, all_aside, decoded, leave, listed, withdraw
 from clinome.studies.questions import Asked, Group, Question, chosen_targets, kind_taken, of_predictor, of_segmenter, said_by
 from clinome.studies.task_file import Pictures
 from clinome.train.devices import reproducible
@@ -79,6 +79,7 @@ def explain_images(
     key = fingerprint(asked.files, content_key(asked.images, found.root), asked.images.rows(), list(targets), how)
     stages, rows = Stages(usable_folder(out / "work")), list[dict[str, Any]]()
     names = _names(asked.images["image_id"].to_list())
+    withdraw(out, "explanations.parquet", "sanity.parquet", "set_aside.parquet")  # maps stay: those of this run are gone on from
     with reproducible(threads):
         sanity = _sanity(asked, how, stages, key)
         for start in track(range(0, asked.images.height, _TOGETHER), "explaining images"):

@@ -29,7 +29,7 @@ from clinome.imaging.pictures import Preparation, prepared
 from clinome.imaging.reading import set_aside_table
 from clinome.imaging.scan import first_bytes
 from clinome.studies.extractors import Extractor, extractor
-from clinome.studies.picture_files import Kind, Listed, decoded, leave, listed
+from clinome.studies.picture_files import Kind, Listed, decoded, leave, listed, withdraw
 from clinome.studies.task_file import Pictures
 from clinome.train.devices import Precision
 
@@ -97,6 +97,7 @@ def embed_images(
         images, read, aside = _as_trained(found, pictures, out, made, made.preparation, mirrored)
     key = fingerprint(content_key(images, found.root), images.rows(), made.size, mirrored, made.preparation)
     given: dict[str, Any] = {"preprocessing": made.preprocessing, "precision": precision, "threads": threads}
+    withdraw(out, "images.parquet", "set_aside.parquet", "weights.json")
     features, faults, mode = extract(made.network, read, images.height, out=out, key=key, **given)
     late = set_aside_table(images, faults)
     aside = check(_below(found.root, pl.concat([aside, late], how="diagonal_relaxed")), SET_ASIDE)

@@ -30,13 +30,14 @@ from clinome.imaging.measure.volumes import measure_volumes
 from clinome.imaging.reading import without_unreadable
 from clinome.imaging.scan import Scan
 from clinome.studies.example_pictures import leave_examples, of_contours
-from clinome.studies.picture_files import Listed, leave, listed, read_image, read_mask
+from clinome.studies.picture_files import SHOWN, Listed, leave, listed, read_image, read_mask, withdraw
 from clinome.studies.task_file import Pictures
 
 Structure = Literal["vessels", "disc", "volumes"]
 
 _LABELS = {"vessels": ("vessel",), "disc": ("disc", "cup")}
 _KINDS = {"artery": 1, "vein": 2}
+_LEAVES = ("measurements", "quality", "set_aside", "flow", "phenotypes", "measured_traits")  # tables
 _SHEET = 20  # contours on the contact sheet
 
 
@@ -102,6 +103,7 @@ def measure_images(
     with_value = folded.phenotypes.filter(pl.any_horizontal(pl.all().exclude("participant_id").is_not_null()))
     flow = flow.keep_only("measuring", "no sound measurement", with_value["participant_id"])
     quality = repeatability(made.measurements, found.images)
+    withdraw(out, "contact_sheet.png", *SHOWN, *(f"{name}.parquet" for name in _LEAVES))
     leave(out, measurements=made.measurements, quality=quality, set_aside=aside, flow=flow.table())
     write_folded(folded, out)
     cases = list(_least_certain(found, pictures, structure, names, sure))

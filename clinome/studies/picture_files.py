@@ -30,6 +30,7 @@ from clinome.imaging.scan import Scan, read_scan, write_on
 from clinome.studies.journal import Journal
 from clinome.studies.task_file import Pictures
 
+SHOWN = ("examples.parquet", "pictures")  # single examples, for a page
 _PROBES = 16  # images that are looked at to see what most are like
 
 
@@ -276,11 +277,20 @@ def all_aside(found: Listed, decoded: Decoded) -> pl.DataFrame:
 
 
 def withdraw(out: Path, *names: str) -> None:
-    """Take away what a run before this one shows in ``out``, its page and the files ``names``, before any part of this one does."""
-    for name in ("report.html", "summary.json", "provenance.json", "examples.parquet", *names):
-        (out / name).unlink(missing_ok=True)
-    if (out / "pictures").is_dir():
-        shutil.rmtree(out / "pictures")
+    """Take away what a run before this one shows in ``out``, its page and the files and folders ``names``, before any part of this
+    one does.
+    """
+    remove(out, "report.html", "summary.json", "provenance.json", *names)
+
+
+def remove(out: Path, *names: str) -> None:
+    """Remove files and folders of ``out``, where they are; ``*`` in a name stands for anything."""
+    for name in names:
+        for path in list(out.glob(name)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def leave(out: Path, **tables: pl.DataFrame) -> None:

@@ -25,6 +25,7 @@ from clinome.imaging.targets import Target
 from clinome.studies.example_pictures import leave_examples, of_predictions
 from clinome.studies.picture_examples import examples_of, flow_of
 from clinome.studies.picture_files import (
+    SHOWN,
     Kind,
     Rows,
     all_aside,
@@ -71,7 +72,7 @@ def predict_images(model: Path, pictures: Pictures, out: Path, *, show: bool = T
     images = kept.images
     names = {"example_ids": images["image_id"].to_list(), "participant_ids": images["participant_id"].to_list()}
     predictions = predict(model, kept, **names, threads=threads)
-    withdraw(out, "predictions.parquet", "set_aside.parquet")
+    withdraw(out, "predictions.parquet", "set_aside.parquet", *SHOWN)
     leave(out, predictions=predictions, set_aside=all_aside(found, kept.decoded))
     places = {name: k for k, name in enumerate(images["image_id"])}
     dims = np.asarray(kept[0]).ndim - 1 if len(kept) else 2
@@ -124,7 +125,7 @@ def _train_predictor(task: Task, about: Predict, out: Path, pictures: bool) -> p
         allow=task.split.allow,
         seed=task.task.seed,
         threads=task.task.threads,
-        clear=lambda: withdraw(out, "set_aside.parquet", "flow.parquet"),
+        clear=lambda: withdraw(out, "set_aside.parquet", "flow.parquet", *SHOWN),
     )
     leave(out, set_aside=pl.concat([unreadable, chosen.left_out], how="diagonal_relaxed"), flow=flow.table())
     places = {name: k for k, name in enumerate(examples["example_id"])}

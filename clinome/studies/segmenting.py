@@ -30,7 +30,19 @@ from clinome.imaging.scan import Scan
 from clinome.studies.example_pictures import LeastCertain, Shown, disagreeing, leave_examples, of_overlaps
 from clinome.studies.journal import Journal
 from clinome.studies.picture_examples import Examples, examples_of, flow_of
-from clinome.studies.picture_files import Kind, Listed, fitting, leave, listed, read_image, read_mask, usual, withdraw, write_mask
+from clinome.studies.picture_files import (
+    SHOWN,
+    Kind,
+    Listed,
+    fitting,
+    leave,
+    listed,
+    read_image,
+    read_mask,
+    usual,
+    withdraw,
+    write_mask,
+)
 from clinome.studies.task_file import Pictures, Segment, Task
 
 _PLANNED_ON = 100  # cases that a segmenter's plan looks at
@@ -108,7 +120,7 @@ def _withdraw(out: Path, journal: Journal) -> None:
     drawn = set(pl.read_parquet(table, columns=["mask_path"])["mask_path"].drop_nulls()) if table.exists() else set[str]()
     drawn |= {one["mask_path"] for one in journal.before.values()}
     _remove_masks(out, drawn - {one["mask_path"] for one in journal.done.values()})
-    withdraw(out, "segmentations.parquet", "set_aside.parquet")
+    withdraw(out, "segmentations.parquet", "set_aside.parquet", *SHOWN)
 
 
 def _remove_masks(out: Path, paths: set[str]) -> None:
@@ -159,7 +171,7 @@ def train_on_masks(task: Task, out: Path, *, pictures: bool = True) -> pl.DataFr
     plan, preparation = _planned(masked)
     network, config = _network(plan)
     recipe = _recipe(plan, masked.about, task.task.seed)
-    withdraw(out, "plan.json", "history.json", *(f"{name}.parquet" for name in _TABLES))
+    withdraw(out, "plan.json", "history.json", *SHOWN, *(f"{name}.parquet" for name in _TABLES))
     trained = train_segmenter(
         masked.cases(masked.side("train")),
         list(masked.cases(masked.side("validation"))),

@@ -32,7 +32,7 @@ from clinome.formats.table import read_table
 from clinome.imaging.axes import person_means
 from clinome.imaging.convert import content_key, squares
 from clinome.imaging.stages import Stages
-from clinome.studies.picture_files import leave, listed, plain
+from clinome.studies.picture_files import leave, listed, plain, withdraw
 from clinome.studies.task_file import Pictures
 
 if TYPE_CHECKING:
@@ -285,6 +285,7 @@ def _felt(encoder: Encoder, pixels: NDArray[np.uint8], along: Any, threads: int)
 def _leave(out: Path, met: Traversal, number: Number, shown: dict[str, NDArray[np.float64]]) -> pl.DataFrame:
     """Write the averages, the difference and the sheet of all; return the table of groups."""
     rows = []
+    withdraw(out, "traversal.parquet", "mean_*", "difference.npy", "standard_error.npy", "along.png")
     for k, people in enumerate(met.people):
         name = f"mean_{k + 1}.png" if np.isfinite(met.means[k]).all() else None
         if name is not None:

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from clinome.cli import app
 from clinome.core.errors import SchemaError, StudyError
+from clinome.studies import measuring
+from clinome.studies.task_file import Pictures
 
 
 def run(*words: object) -> str:
@@ -34,6 +36,21 @@ def test_volumes_are_voxels_times_their_size_and_fold_to_people(tmp_path: Path) 
         3,
     )
     assert (tmp_path / "out" / "contact_sheet.png").stat().st_size > 1000
+
+
+def test_nothing_of_an_earlier_run_stands_beside_one_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, out = blocks(tmp_path / "in"), tmp_path / "out"
+    run("--images", images, "--structure", "volumes", "--names", "front,back", "--out", out)
+
+    def dying(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring, "write_folded", dying)
+    with pytest.raises(KeyboardInterrupt):
+        measuring.measure_images(Pictures(images), "volumes", out, names=("one", "two"))
+    assert set(pl.read_parquet(out / "measurements.parquet")["structure"]) == {"one", "two", "total"}
+    left = {path.name for path in out.iterdir()}
+    assert not left & {"phenotypes.parquet", "measured_traits.parquet", "contact_sheet.png", "report.html", "summary.json"}
 
 
 def test_a_bad_image_and_one_without_a_mask_are_set_aside_and_counted(tmp_path: Path) -> None:

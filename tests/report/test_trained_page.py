@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -165,20 +164,6 @@ def test_the_network_stands_first_whatever_it_is_called(folder: Path, tmp_path: 
     found = results(tmp_path)
     assert found is not None
     assert {one.name: one.model.name for one in found.judged} == {"kind": "fold average", "level": "fold average"}
-
-
-def test_tables_of_a_training_that_was_stopped_are_told(folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    about = json.loads((copy / "predictor.json").read_text())
-    sums = {name: hashlib.sha256((copy / f"{name}.parquet").read_bytes()).hexdigest() for name in ("metrics", "leakage")}
-    (copy / "predictor.json").write_text(json.dumps({**about, "tables": sums}))
-    found = results(copy)
-    assert found is not None
-    assert not any("was stopped" in line for line in found.warnings)
-    pl.read_parquet(copy / "leakage.parquet").head(1).write_parquet(copy / "leakage.parquet")
-    found = results(copy)
-    assert found is not None
-    assert found.warnings[0].startswith("leakage.parquet is not of the predictor in this folder")
 
 
 def test_structures_of_a_segmenter_are_told_apart(folder: Path, tmp_path: Path) -> None:

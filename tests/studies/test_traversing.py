@@ -129,6 +129,9 @@ def test_a_trait_is_cut_at_its_quantiles_and_covariates_leave_the_difference(coh
     np.testing.assert_allclose(clean.difference[SPOT].mean(), 20 * COPIES.std(), atol=0.5)
     assert clean.standard_error.mean() < 0.5 * raw.standard_error.mean()  # the centres' light is gone
     assert raw.groups["people"].to_list() == [30, 30]
+    (tmp_path / "raw/mean_3.npy").touch()  # of a run with more groups
+    traverse_images(images, tmp_path / "raw", Along(**given), threads=1)  # type: ignore[arg-type]
+    assert {path.name for path in (tmp_path / "raw").glob("mean_*.npy")} == {"mean_1.npy", "mean_2.npy"}
 
 
 def test_an_encoder_says_where_it_responds_and_a_second_call_gives_the_same_bytes(cohort: Path, tmp_path: Path) -> None:
