@@ -358,7 +358,9 @@ def read_predictor(folder: str | Path) -> Predictor:
         networks = Path(folder) / "networks" / about["key"]
         splits = dict(pl.read_parquet(networks / "splits.parquet").rows())
     except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise FormatError("this folder holds no predictor", where=path, got=error, do="name the folder of a training") from error
+        got = getattr(error, "strerror", None) or error
+        do = "name what `clinome train` wrote for classes or numbers; structures are drawn by `clinome segment`"
+        raise FormatError("this folder holds no predictor", where=path, got=got, do=do) from error
     coded = {
         part: tuple(Coded(**{**one, "classes": tuple(one["classes"]), "shares": tuple(one["shares"])}) for one in described)
         for part, described in about["targets"].items()

@@ -265,7 +265,8 @@ def read_about(folder: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         do = "train one with `clinome train` or train_segmenter, and name the folder `segmenter` in what it wrote"
-        raise FormatError("this folder holds no segmenter", where=folder, got=error, do=do) from error
+        got = f"{_ABOUT}: {getattr(error, 'strerror', None) or error}"
+        raise FormatError("this folder holds no segmenter", where=folder, got=got, do=do) from error
     return about
 
 

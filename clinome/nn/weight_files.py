@@ -239,8 +239,10 @@ def _pickled(path: Path) -> dict[str, Tensor]:
             expected="tensors by name",
             do=f"if you trust where it comes from: clinome convert --weights {path} --out {path.stem}.safetensors --trust",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, UnicodeDecodeError, AttributeError, OSError) as error:
+    except (RuntimeError, EOFError, OSError) as error:
         raise _broken(path, error) from error
+    except (ValueError, LookupError, AttributeError) as error:  # of bytes that were taken for a pickle's; what it says is no reason
+        raise _broken(path, "the bytes are not those of a pickle") from error
     return tensors_inside(loaded)
 
 

@@ -120,7 +120,7 @@ class Report:
                 lines.append(f"  {name}: {few(keys)}")
         lines += [f"  licence: {self.licence}", f"  cite: {self.citation}"] if self.licence else []
         if self.preprocessing is None:
-            lines.append("  how the pictures were scaled is not known: give preprocessing=")
+            lines.append("  how the pictures were scaled is not known")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:

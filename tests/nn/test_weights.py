@@ -129,6 +129,7 @@ class TestReading:
             ("pointer.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
             ("page.pth", b"\n<!DOCTYPE html><html>", "web page"),
             ("noise.pth", b"\x07" * 400, "cannot be read"),
+            ("text.png", b"hello, I am a text\n", r"cannot be read(.|\n)*not those of a pickle"),
             ("text.bin", b"weights of the network", "cannot be read"),
             ("noise.safetensors", b"\x07" * 400, "safetensors file cannot be read"),
         ],
@@ -136,8 +137,9 @@ class TestReading:
     def test_what_is_not_weights_is_named(self, name: str, content: bytes, message: str, tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(FormatError, match=rf"{message}(.|\n)*{name}"):
+        with pytest.raises(FormatError, match=message) as told:
             read_weights(path)
+        assert name in str(told.value)
 
     @pytest.mark.parametrize("kept", [0.02, 0.3, 0.7, 0.98])
     @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
