@@ -179,8 +179,10 @@ def _bytes(path: Path) -> bytes:
 def _check_chunks(content: bytes) -> None:
     """Walk the chunks of a PNG file and compare their CRCs; Pillow itself does not look at those of the pixel data."""
     place = 8
-    while place < len(content):
+    while place + 12 <= len(content):
         size, kind = struct.unpack_from(">I4s", content, place)
+        if place + 12 + size > len(content):
+            break
         (stated,) = struct.unpack_from(">I", content, place + 8 + size)
         if zlib.crc32(memoryview(content)[place + 4 : place + 8 + size]) != stated:
             raise ValueError(f"wrong checksum in the {kind.decode('latin-1')} chunk at byte {place}")

@@ -83,7 +83,8 @@ def test_truncated(tmp_path: Path, suffix: str, keep: float) -> None:
     write_picture(path, noise(40, 40))
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(FormatError, match=r"truncated or corrupt(.|\n)*cut\."):
+    said = r"(.|\n)*the file ends at byte \d+ without an IEND chunk" if suffix == "png" else ""
+    with pytest.raises(FormatError, match=rf"truncated or corrupt(.|\n)*cut\.{said}"):
         read_picture(path)
 
 
