@@ -2,7 +2,8 @@
 
 The cohort is that of kirchler_2022: a hundred variants that act on all of the drawn anatomy, ten thousand that act on nothing. The
 encoder tells 1,500 people apart with a margin (both eyes one class, 128 dimensions); in the other 5,000 left and right eyes are
-embedded and scanned alone, and a variant counts where it is found in both. SimCLR and plain pixels stand beside it.
+embedded and scanned alone (ten axes, where the paper has all 128), and a variant counts where it is found in both. SimCLR and plain
+pixels stand beside it.
 
     clinome reproduce xie_2024 --out results
 
