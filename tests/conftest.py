@@ -7,8 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+
+hypothesis.settings.register_profile("no clock", deadline=None)  # a machine that is busy with something else fails no test
+hypothesis.settings.load_profile("no clock")
 
 ROOT = Path(__file__).parents[1]
 

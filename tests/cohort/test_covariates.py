@@ -83,7 +83,7 @@ def test_constant_and_collinear_columns_are_named_and_left_out(generator: np.ran
     assert f"covariate sex_code is a linear combination of {made.names[2]} and left out" in notes
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.floats(-9, 9), st.floats(-6, 6)), min_size=4, max_size=4),
     st.permutations(range(5)),

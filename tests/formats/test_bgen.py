@@ -75,7 +75,7 @@ def n_stored(ploidy: int, n_alleles: int, phased: bool) -> int:
     return ploidy * (n_alleles - 1) if phased else len(list(combinations_with_replacement(range(n_alleles), ploidy))) - 1
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.data())
 def test_any_layout_gives_the_exact_expected_count(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Against the sum over genotypes of copies × probability, written out from the specification in whole numbers."""

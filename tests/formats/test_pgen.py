@@ -101,7 +101,7 @@ def test_haploid_calls_count_as_plink2_counts_them(program: Callable[[str], str]
     np.testing.assert_array_equal(np.nan_to_num(theirs, nan=-1), ours)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     n_variants, n_samples = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 9)))

@@ -52,7 +52,7 @@ def opened() -> Iterator[Callable[..., PlinkGenotypes]]:
         yield lambda *args, **options: stack.enter_context(closing(PlinkGenotypes(*args, **options)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 13)))

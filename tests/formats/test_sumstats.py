@@ -75,7 +75,7 @@ row = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.lists(row, min_size=1, max_size=8))
 def test_any_values_survive(tmp_path_factory: pytest.TempPathFactory, layout: Layout, rows: list[dict[str, object]]) -> None:
     schema = {column.name: column.dtype for column in SUMMARY_STATISTICS.columns if column.required}

@@ -72,7 +72,7 @@ def test_a_bed_of_intervals_starts_at_zero_and_leaves_its_end_out(tmp_path: Path
     assert "1 of 3 regions hold no variant (such as 'X:5001-6000')" in chosen.notes[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.sampled_from("12"), st.integers(1, 60), st.integers(0, 20)), min_size=1, max_size=8), st.integers(0, 99)
 )

@@ -87,7 +87,7 @@ def test_a_bias_field_is_the_exponential_of_its_polynomial():
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(3, 12, 13), (1, 6, 7, 8)]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_draw_is_finite_repeatable_and_leaves_its_input(seed, shape, by_channel):
     values = np.random.default_rng(seed).random(shape).astype(np.float32)
     before = values.copy()

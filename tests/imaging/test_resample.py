@@ -260,7 +260,7 @@ def test_draws_stay_within_the_spread(ndim, generator):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(8, 40), st.integers(8, 40), st.sampled_from([0, 1]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_read_lies_within_what_was_there(seed, height, width, order):
     generator = np.random.default_rng(seed)
     values = generator.integers(0, 256, (2, height, width)).astype(np.uint8)

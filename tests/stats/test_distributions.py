@@ -18,7 +18,7 @@ def test_t_equals_arbitrary_precision_however_deep(t: float, df: float) -> None:
     assert float(neg_log10_t(t, df)) == pytest.approx(float(expected), rel=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(z=st.floats(0.01, 60))
 def test_t_of_a_biobank_tends_to_the_normal(z: float) -> None:
     normal = -(stats.norm.logsf(z) + np.log(2)) / np.log(10)

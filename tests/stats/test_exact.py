@@ -21,7 +21,7 @@ ENGINES = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 510, 32_768]), st.floats(1e-30, 1e30), st.sampled_from([20, 30]))
 def test_a_product_is_the_exact_sum_in_any_order_and_split(seed: int, largest: int, size: float, bits: int) -> None:
     generator = np.random.default_rng(seed)
@@ -52,7 +52,7 @@ def test_a_column_is_treated_by_itself_and_zeros_stay_zeros_and_change_nothing()
     assert not together.integers[2].any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 70), st.integers(1, 40), st.integers(1, 300))
 def test_every_engine_gives_the_same_integers_both_ways(seed: int, variants: int, width: int, people: int) -> None:
     generator = np.random.default_rng(seed)

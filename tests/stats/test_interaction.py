@@ -114,7 +114,7 @@ def test_equals_plink2(program: Callable[[str], str], tmp_path: Path) -> None:
         np.testing.assert_allclose(joint, of["USER_2DF"]["T_OR_F_STAT"].to_numpy(), rtol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from(["mean", "drop"]))
 def test_a_result_does_not_depend_on_block_or_companions(seed: int, missing: str) -> None:
     counts, outcomes, covariates, year = example(seed, n=50)

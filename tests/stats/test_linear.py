@@ -77,7 +77,7 @@ def test_score_statistic_of_the_observed_people_when_missing_genotypes_are_left_
         assert beta[v, p] / error[v, p] == pytest.approx(score, abs=1e-7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), missing=st.sampled_from(["mean", "drop"]), scale=st.sampled_from([1, 16384]))
 def test_results_do_not_depend_on_block_order_or_companions_to_the_last_bit(seed: int, missing: str, scale: int) -> None:
     counts, outcomes, covariates = example(seed, scale=scale)
@@ -91,7 +91,7 @@ def test_results_do_not_depend_on_block_order_or_companions_to_the_last_bit(seed
                 np.testing.assert_array_equal(a[:, 0], b[part, p])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), missing=st.sampled_from(["mean", "drop"]))
 def test_order_of_people_changes_nothing_beyond_rounding(seed: int, missing: str) -> None:
     counts, outcomes, covariates = example(seed)
@@ -242,7 +242,7 @@ def test_the_approximation_of_regenie_is_masked_residuals_over_everybody(gaps: b
     assert 1e-3 < np.abs(differences).max() < 0.5  # what the approximation costs: here up to a tenth of a standard error or so
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), missing=st.sampled_from(["mean", "drop"]), width=st.sampled_from([1, 2, 3]))
 def test_engines_and_batches_of_outcomes_change_no_bit(seed: int, missing: str, width: int) -> None:
     counts, outcomes, covariates = example(seed)
