@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from clinome.core.files import usable_folder, write_json
@@ -45,7 +46,8 @@ class Rival(NamedTuple):
 
 def parameters(config: Any) -> int:
     """Return the number of parameters of the network of a ``Config``."""
-    model = importlib.import_module(type(config).__module__).Model(config)
+    with torch.device("meta"):  # shapes alone: no weight is drawn
+        model = importlib.import_module(type(config).__module__).Model(config)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -69,7 +71,7 @@ def against_plain(rival: Rival, data: Path, out: Path, *, small: bool = False) -
     """
     folder, out = data / "pneumoniamnist" if (data / "pneumoniamnist").is_dir() else data, usable_folder(out)
     films, examples = read(folder, small=small)
-    recipe = replace(RECIPE, epochs=rival.epochs, average=0.98, turns=1)
+    recipe = replace(RECIPE, epochs=rival.epochs, average=0.98, turns=1, members=1)  # a seed is one network
     recipe = replace(recipe, epochs=1, batch=16, average=0.9) if small else recipe
     given: dict[str, Any] = {"preparation": Preparation((rival.side, rival.side)), "recipe": recipe}
     configs = {"network": rival.network, "plain": plain(rival)}
