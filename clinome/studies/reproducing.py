@@ -14,7 +14,8 @@ the recorded run found, where there is one) and ``claims.toml``:
     evidence        "same data", "other data" or "protocol, simulated"
     bar, floor      what this package set itself, and what a trivial method reaches; either may be absent
     tolerance, why  how far from the published number still agrees with it, and why so far
-    lower_is_better, bar_of_longer_run, figure    absent but for errors, longer runs, and figures of another name
+    lower_is_better, bar_of_longer_run, figure, file    absent but for errors, longer runs, figures of another name, or in a file
+                                                        that the study leaves beside figures.json
 
 A longer run leaves ``figures_of_<n>.json`` beside: each of its figures with a ``bar_of_longer_run`` is a claim of its own.
 
@@ -107,16 +108,21 @@ def claims(name: str, figures: Path | None = None) -> list[Claim]:
     path = figures or FOLDER / name / "results" / "figures.json"
     made = []
     for run in (path, *sorted(path.parent.glob("figures_of_*.json"))):
-        found = json.loads(run.read_text(encoding="utf-8")) if run.exists() else {}
         of, bar = ("", "bar") if run == path else (f", longer run of {run.stem.removeprefix('figures_of_')}", "bar_of_longer_run")
         for claim in about(name)["claim"]:
             if run != path and bar not in claim:
                 continue
             rest = {key: claim[key] for key in ("published", "source", "mark", "evidence", "tolerance", "why")}
             rest |= {"bar": claim.get(bar), "floor": claim.get("floor"), "lower_is_better": claim.get("lower_is_better", False)}
+            found = _read(run.with_name(claim["file"]) if "file" in claim else run)
             for part, value in _figures(found, **{"name": claim["name"], **claim.get("figure", {})}).items():
                 made.append(Claim(name=f"{claim['name']}{part and f', {part}'}{of}", found=value, **rest))
     return made
+
+
+def _read(figures: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
+    return found
 
 
 def _figures(figures: dict[str, Any], name: str, predictor: str = "model") -> dict[str, float | None]:

@@ -35,6 +35,7 @@ MAY: dict[str, type | tuple[type, ...]] = {
     "floor": (int, float),
     "lower_is_better": bool,
     "figure": dict,
+    "file": str,
 }
 
 
@@ -124,6 +125,10 @@ def test_a_longer_run_stands_in_rows_of_its_own_against_its_own_bars(tmp_path: P
     assert all(one.name.endswith(", longer run of 2") for one in found[4:])
     assert [one.reproduced for one in found] == [False, None, None, False, True, None, None]
     assert claims("x_2020", tmp_path / "figures.json")[0].found is None  # of another folder: no longer run there
+    told["claim"] = [{**dice, "file": "other.json"}]
+    assert [one.found for one in claims("x_2020")] == [None, None]
+    (results / "other.json").write_text(json.dumps({"dice": 0.91}))
+    assert claims("x_2020")[0].found == 0.91
 
 
 @pytest.mark.slow
