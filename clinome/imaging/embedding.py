@@ -323,7 +323,7 @@ def _content(targets: Targets | None) -> list[str]:
 
 def _features(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, config: Config, key: str) -> Features:
     """Return the features of all pictures of the arm's people, in the order of the images table (mapped from disk)."""
-    from clinome.train.devices import reproducible
+    from clinome.train.devices import choose_device, reproducible
 
     rows = pictures_of(seen, arm.phenotyped)
     name, key = f"{arm.name}.features.npy", fingerprint("features", key, config.beside_pixels, config.views, rows.tolist())
@@ -331,8 +331,10 @@ def _features(arm: Arm, pixels: NDArray[np.uint8], seen: Views, stages: Stages, 
     widths = FLOOR_WIDTHS if beside else ()
     if not stages.has(name, key):
         model = None if config.encoder == "pixels" else Encoder.load(stages.folder / f"{arm.name}.safetensors")
-        width = sum(widths) + (0 if model is None else features_of(model, pixels[:1]).shape[1])
         with stages.making(name, key) as temporary, reproducible(config.threads):
+            if model is not None:
+                model.network.to(choose_device())
+            width = sum(widths) + (0 if model is None else features_of(model, pixels[:1]).shape[1])
             array = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), width))
             for start in track(range(0, len(rows), _BLOCK), "applying the encoder"):
                 some = pixels[rows[start : start + _BLOCK]]

@@ -5,7 +5,7 @@
 A worker takes a batch from file to features on a core of its own; there are as many as cores. On a processor this leaves no core
 waiting for another: a picture costs what its decoding and its forward pass cost, and nothing more, so the share of the bare forward
 pass that is reached is forward / (forward + decoding). And what comes out does not depend on the number of workers, for batches are
-cut alike and each is computed by one thread. On a GPU the workers decode while it computes.
+cut alike and each is computed by one thread. On a GPU the workers decode while it computes, one batch at a time.
 
 >>> import tempfile
 >>> from clinome.imaging.loading import Sample
@@ -24,10 +24,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -115,13 +116,14 @@ def extract(
     about = None if preprocessing is None else asdict(preprocessing)
     state = _State.of(folder, fingerprint(key, n, batch_size, precision, _content(network), about))
     if state.rows < n:
-        where = choose_device(device)
         with _prepared(network, where) as applied:
             trial = _first_readable(read, n)
             if state.rows == 0:
-                state.mode = _mode(applied, _tensor(trial, preprocessing, Mode(), where), precision)
+                few = trial if where.type == "cpu" else (trial * batch_size)[:batch_size]  # a GPU is idle over a few in any mode
+                state.mode = _mode(applied, _tensor(few, preprocessing, Mode(), where), precision)
             with _arranged(applied, state.mode):
-                job = _Job(applied, read, preprocessing, state.mode, where, _width(applied, trial, preprocessing, where))
+                turn: AbstractContextManager[Any] = nullcontext() if where.type == "cpu" else Lock()
+                job = _Job(applied, read, preprocessing, state.mode, where, turn, _width(applied, trial, preprocessing, where))
                 _fill(job, folder, state, n, batch_size, threads or cores())
     return Extracted(np.load(folder / "features.npy", mmap_mode="r"), state.set_aside, state.mode)
 
@@ -167,13 +169,14 @@ class _Features(nn.Module):
 
 
 class _Job(NamedTuple):
-    """What a worker needs besides the rows."""
+    """What a worker needs besides the rows; on a GPU workers take ``turn``, so that it holds one batch at a time."""
 
     network: nn.Module
     read: Read
     preprocessing: Preprocessing | None
     mode: Mode
     device: torch.device
+    turn: AbstractContextManager[Any]
     width: int
 
 
@@ -220,8 +223,9 @@ def _batch(job: _Job, rows: range) -> tuple[NDArray[np.float32], Faults]:
     values = np.full((len(rows), job.width), np.nan, dtype=np.float32)
     if samples:
         with torch.inference_mode():
-            features = job.network(_tensor(list(samples.values()), job.preprocessing, job.mode, job.device))
-        found = features.flatten(1).float().cpu().numpy()
+            batch = _tensor(list(samples.values()), job.preprocessing, job.mode, job.device)
+            with job.turn:
+                found = job.network(batch).flatten(1).float().cpu().numpy()
         if not np.isfinite(found).all():
             first = list(samples)[int(np.argmin(np.isfinite(found).all(axis=1)))]
             raise NotConverged("a feature is not finite", where=f"picture {first}", do="look at its values and at the network")

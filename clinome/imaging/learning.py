@@ -275,26 +275,26 @@ def transferred(network: str, weights: Path | None, *, size: int, seed: int) -> 
 
 
 def features_of(encoder: Encoder, pixels: NDArray[np.uint8], *, views: int = 1) -> NDArray[np.float32]:
-    """Return what the network says of pictures, shape (n, size, size, 3): float32, shape (n, n_features).
+    """Return what the network says of pictures, shape (n, size, size, 3), where it lies: float32, shape (n, n_features).
 
     With 8 ``views`` the features of the four rotations of the picture and of its mirror image are averaged (transferGWAS puts
     them side by side, which axes of people's averages cannot tell from noise below a few thousand people).
     """
     import torch
 
-    pictures = to_tensor(pixels)
+    pictures = to_tensor(pixels).to(next(encoder.network.parameters()).device)
     if encoder.preprocessing is not None:
         pictures = encoder.preprocessing.apply(pictures)
     features = encoder.network.features
     with torch.inference_mode():
         if views == 1:
-            found: NDArray[np.float32] = features(pictures).numpy()  # type: ignore[operator]
+            found: NDArray[np.float32] = features(pictures).cpu().numpy()  # type: ignore[operator]
             return found
-        total = torch.zeros(())
+        total = pictures.new_zeros(())
         for turn in range(4):
             view = torch.rot90(pictures, turn, dims=(2, 3))
             total = total + features(view) + features(view.flip(3))  # type: ignore[operator]
-        averaged: NDArray[np.float32] = (total / 8).numpy()
+        averaged: NDArray[np.float32] = (total / 8).cpu().numpy()
         return averaged
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from clinome.core.errors import FormatError
 from clinome.core.files import write_json
 from clinome.train.batches import Draw, Fetch
-from clinome.train.devices import Mode
+from clinome.train.devices import Mode, reproducible
 from clinome.train.loop import Objective, Settings, fit
 from clinome.train.state import State, save_state
 
@@ -144,7 +144,7 @@ def measure(
     watch = _Stopwatch(_MEASURING * seconds)
     pilot.hooks = (watch,)
     fit(pilot, until=pilot.step + _WARMING + _TIMED, draw=draw, fetch=fetch, objective=objective, settings=settings)
-    with pilot.evaluating() as model:
+    with pilot.evaluating() as model, reproducible(settings.threads):
         took = _timed(lambda: look(model))
         if took < _MEASURING * seconds:
             took = min(took, _timed(lambda: look(model)))  # the first time kernels are chosen

@@ -103,7 +103,7 @@ def train_segmenter(
     loss: Loss | None = None,
     allow: Collection[str] = (),
     threads: int = 1,
-    workers: int = 0,
+    workers: int | None = None,
     device: str = "auto",
 ) -> Trained:
     """Train ``network.Model(config)`` on ``training`` and keep it in ``folder``; a folder that is finished is taken as it is.

@@ -27,6 +27,7 @@ from clinome.imaging.targets import Coded
 from clinome.nn.saving import config_of, load_model
 from clinome.studies.picture_files import Kept, Kind, Listed, read_image
 from clinome.studies.task_file import Pictures
+from clinome.train.devices import choose_device
 
 LOG_ODDS = "log odds"
 
@@ -122,9 +123,10 @@ def kind_taken(known: Predictor) -> Kind:
 
 
 def said_by(known: Predictor) -> dict[str, list[Said]]:
-    """Return the networks of each part of a predictor, as they are read."""
+    """Return the networks of each part of a predictor, as they are read; on a GPU where there is one."""
+    device = choose_device()
     return {
-        part: [Said(network, coded, balanced=known.recipe.balance).eval() for network in known.networks(part)]
+        part: [Said(network, coded, balanced=known.recipe.balance).eval().to(device) for network in known.networks(part)]
         for part, coded in known.coded.items()
     }
 
@@ -222,7 +224,7 @@ def of_segmenter(model: Path, found: Listed, pictures: Pictures, targets: Sequen
     taken = about["preparation"]
     scale = None if taken["labelled"] is None else tuple(tuple(numbers) for numbers in taken["labelled"])
     preparation = PatchPreparation(taken["spacing_mm"] and tuple(taken["spacing_mm"]), taken["intensity"], scale)
-    network = load_model(model / about["network"])
+    network = load_model(model / about["network"]).to(choose_device())
     if unknown := [name for name in targets if name not in structures]:
         raise StudyError("the segmenter draws no such structure", got=unknown[0], expected=", ".join(structures))
     patch, margin = tuple(about["recipe"]["window"] or about["recipe"]["patch"]), int(getattr(network.config, "margin", 0))

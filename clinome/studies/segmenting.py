@@ -298,6 +298,7 @@ def _judged(out: Path, masked: _Masked, pictures: bool) -> tuple[pl.DataFrame, p
     from clinome.evaluate.segmentation import compare_masks, segmentation
     from clinome.imaging.segmenter import segmenter
     from clinome.imaging.shape_floor import likeliest, mean_shape
+    from clinome.train.devices import reproducible
 
     structures: Sequence[str] = masked.about.structures
     labels = {name: k + 1 for k, name in enumerate(structures)}
@@ -308,7 +309,8 @@ def _judged(out: Path, masked: _Masked, pictures: bool) -> tuple[pl.DataFrame, p
     apply = segmenter(out / "segmenter")
     for case in masked.cases(masked.side("test")):
         truth = np.asarray(case.labels)
-        found = apply(case)
+        with reproducible(masked.task.task.threads):
+            found = apply(case)
         for name, said in (("model", found.labels), ("mean shape", likeliest(prior, truth.shape))):
             about: dict[str, Any] = {"example_id": case.example_id, "participant_id": case.participant_id}
             rows[name].append(compare_masks(truth, said, labels, spacing=case.spacing_mm, **about))

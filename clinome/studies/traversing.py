@@ -262,7 +262,7 @@ def _felt(encoder: Encoder, pixels: NDArray[np.uint8], along: Any, threads: int)
 
     from clinome.explain.response import response
     from clinome.imaging.features import to_tensor
-    from clinome.train.devices import reproducible
+    from clinome.train.devices import choose_device, reproducible
 
     class Features(nn.Module):
         def __init__(self) -> None:
@@ -275,7 +275,7 @@ def _felt(encoder: Encoder, pixels: NDArray[np.uint8], along: Any, threads: int)
             return features
 
     with reproducible(threads):
-        mean = response(Features(), to_tensor(pixels).contiguous(), along=along).mean
+        mean = response(Features().to(choose_device()), to_tensor(pixels).contiguous(), along=along).mean
     return np.asarray(mean.permute(1, 2, 0).double().numpy() / 255)
 
 

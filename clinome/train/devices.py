@@ -41,41 +41,53 @@ def reproducible(threads: int) -> Iterator[None]:
     """Within the block torch uses ``threads`` threads and only algorithms that give the same bytes each time.
 
     On a GPU matrix products need a workspace of their own for that (cuBLAS reads it from the environment when it is first used),
-    and a few operations have no such algorithm; torch then warns instead of stopping.
+    and a few operations have no such algorithm; torch then warns instead of stopping. Convolutions in float32 are float32 there:
+    torch would otherwise let cuDNN round their inputs to ten bits (TF32).
     """
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    warned, rounded = torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.allow_tf32
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
+        torch.backends.cudnn.allow_tf32 = rounded
         torch.use_deterministic_algorithms(before[1], warn_only=warned)
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
     """Return the device called ``wanted``: 'cpu', 'gpu', or 'auto' for a GPU where there is one.
 
+    Of several processes on a machine (LOCAL_RANK) each has the GPU of its number; where each is shown one alone, that one.
+
     Raises
     ------
     StudyError
-        When a GPU is asked for and torch sees none.
+        When a GPU is asked for and torch sees none, or too few for the processes.
     """
     there = torch.cuda.is_available()
     if wanted == "gpu" and not there:
         raise StudyError("there is no GPU that torch can use", got="--device gpu", do="use --device auto, or install a CUDA build")
     if wanted not in ("auto", "cpu", "gpu"):
         raise StudyError("that is no device", got=wanted, expected="auto, cpu or gpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if there and wanted != "cpu" else torch.device("cpu")
+    if not there or wanted == "cpu":
+        return torch.device("cpu")
+    place, seen = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if place >= seen > 1:
+        got = f"process {place + 1} of this machine and {seen} GPUs"
+        do = f"start {seen} processes a machine, or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+        raise StudyError("there are more processes than GPUs", got=got, do=do)
+    return torch.device("cuda", place if seen > 1 else 0)
 
 
 def moved(batch: Any, device: torch.device) -> Any:
     """Return ``batch`` (tensors in tuples, lists or dicts) on ``device``."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, non_blocking=device.type == "cuda")
     if isinstance(batch, dict):
         return {name: moved(value, device) for name, value in batch.items()}
     if isinstance(batch, (tuple, list)):
@@ -183,13 +195,16 @@ def quickest(model: nn.Module, run: Callable[[], object], *, rounds: int = 2) ->
     """
     kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
     modes = [Mode(), Mode(channels_last=True)] if has_plane_convolutions(model) else [Mode()]
-    if _has_bfloat16(next(model.parameters()).device):
+    device = next(model.parameters()).device
+    if _has_bfloat16(device):
         modes.append(fixed(model, "bfloat16"))
     best, least = Mode(), float("inf")
     for mode in modes:
         model.zero_grad(set_to_none=True)  # gradients have the layout of the mode they were made in
         arrange(model, mode)
         with low_precision(model, mode.bfloat16):
+            if device.type != "cpu":
+                run()  # loads the kernels of the mode, which may take a thousand times as long as they do
             first = _seconds(run)  # plans the kernels of the mode
             if first < 8 * least:
                 took = first if first > _LONG else min(_seconds(run) for _ in range(rounds))
@@ -212,11 +227,17 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _seconds(run: Callable[[], object]) -> float:
+    _done()
     start = time.perf_counter()
     run()
+    _done()
+    return time.perf_counter() - start
+
+
+def _done() -> None:
+    """Wait for what a GPU was told to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 # --------------------------------------------------------------------------------------------------------- several processes
@@ -299,8 +320,8 @@ def join_processes(*, timeout_s: float = 1800) -> Iterator[Processes]:
     os.environ.update(variables)
     backend = "gloo"
     if torch.cuda.is_available():
-        backend = "nccl"
-        torch.cuda.set_device(choose_device())  # else what is not a tensor would go through the first GPU in every process
+        backend = "cpu:gloo,cuda:nccl"  # of a training on processors, and what is not a tensor, goes by gloo all the same
+        torch.cuda.set_device(choose_device())
     torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield Processes.joined()

@@ -65,7 +65,7 @@ class Settings:
         needs one: without, another training would be gone on from.
     threads, workers
         Threads of torch, a part of the result because sums over threads round differently; threads that make batches ahead,
-        which are not.
+        which are not. None: as many as ``threads`` where the network is on a GPU, which would wait for batches; else none.
     device
         'auto', 'cpu' or 'gpu'.
     precision
@@ -85,7 +85,7 @@ class Settings:
     checkpoint_every: int | None = None
     key: str = ""
     threads: int = 1
-    workers: int = 0
+    workers: int | None = None
     device: str = "auto"
     precision: Precision = "float32"
     clip: float | None = None
@@ -148,7 +148,8 @@ def fit(
     gradients = gradients or backward()
     mine = _share(draw, processes)
     with _prepared(state, settings, mine, fetch, objective, gradients, device, processes) as generator:
-        batches = ahead(mine, fetch, state.step, until, workers=settings.workers)
+        workers = settings.workers if settings.workers is not None else settings.threads if device.type == "cuda" else 0
+        batches = ahead(mine, fetch, state.step, until, workers=workers)
         for drawn, batch in track(batches, settings.title, total=max(until - state.step, 0)):
             if state.stopped is not None:
                 break

@@ -106,6 +106,27 @@ def test_the_quickest_is_chosen(second: float, costs: tuple[float, float, float]
     assert clock[0] / second == sum(one * (1 if one == 100 else often) for one in costs)  # what is far slower is not timed again
 
 
+def test_loading_kernels_of_a_gpu_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pass of each mode loads its kernels, seconds for milliseconds (here: torch's device without numbers)."""
+    model, clock, loaded = Two().to("meta"), [0.0], set[bool]()
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: clock[0])
+
+    def run() -> None:
+        low = "forward" in vars(model)
+        clock[0] += (0.001 if low else 0.004) + (0.0 if low in loaded else 2.0)
+        loaded.add(low)
+
+    assert quickest(model, run).bfloat16
+
+
+def test_float32_is_float32_on_a_gpu() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with reproducible(1):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 @pytest.mark.parametrize("ratio", [1.0, 70.0])
 def test_bfloat16_is_not_tried_where_a_small_product_is_far_slower(ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without AVX-512 one pass in bfloat16 may take as long as seventy in float32."""
@@ -161,6 +182,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Torch as it looks on a machine with GPUs, of which this process has the second; what it is told is kept."""
     told: list[object] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", told.append)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: told.append(backend))
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: told.append("left"))
@@ -175,8 +197,19 @@ def test_every_process_has_a_gpu_of_its_own(two_gpus: list[object]) -> None:
     assert choose_device() == torch.device("cuda", 1)
     assert choose_device("cpu") == torch.device("cpu")
     with join_processes():
-        assert two_gpus == [torch.device("cuda", 1), "nccl"]  # the device first: NCCL sends what is no tensor through it
+        assert two_gpus == [torch.device("cuda", 1), "cpu:gloo,cuda:nccl"]  # trainings on processors go by gloo there, too
     assert two_gpus[2:] == ["left"]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_processes_that_are_shown_one_gpu_each_and_those_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # as SLURM binds them
+    assert choose_device() == torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(StudyError, match=r"(?s)more processes than GPUs.*process 3 of this machine and 2 GPUs"):
+        choose_device()
+    assert choose_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.usefixtures("two_gpus")
