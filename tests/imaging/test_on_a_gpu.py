@@ -73,7 +73,9 @@ def gpu() -> Iterator[PretendedGPU]:
 
 def on_both(make: Callable[[], Any]) -> tuple[Any, Any]:
     """Return what ``make`` gives on the processor and on the GPU, which must have been used."""
-    here = make()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        here = make()
     with pretended_gpu() as gpu:
         there = make()
     assert gpu.operations > 10
@@ -247,3 +249,19 @@ def test_networks_on_it_are_explained_to_the_processor(name: str) -> None:
         return METHODS[name](model, torch.from_numpy(PICTURES[:2])).numpy()
 
     np.testing.assert_array_equal(*on_both(explained))
+
+
+def test_a_real_one_ends_with_the_same_bytes_and_is_near_the_processor(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    whole, cut = (tmp_path / name for name in ("whole", "cut"))
+    for folder in (whole, cut):
+        folder.mkdir()
+    trained(3, cut, torch.optim.AdamW)
+    states = [trained(6, folder, torch.optim.AdamW).model.state_dict() for folder in (whole, cut)]
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
+    network = resnet.Model(resnet.Config(layers=50, channels_in=3, outputs=0))
+    read = [Sample(np.ascontiguousarray(np.moveaxis(one, -1, 0))) for one in PIXELS].__getitem__
+    given: dict[str, Any] = {"key": "k", "precision": "float32"}
+    here, there = (extract(network, read, 16, out=tmp_path / device, device=device, **given).values for device in ("cpu", "gpu"))
+    np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-4 * np.abs(here).max())
