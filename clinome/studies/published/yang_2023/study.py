@@ -181,7 +181,7 @@ def _trained(
 
 
 def _seconds(predictor: Path) -> float:
-    """Return the processor seconds that a predictor's networks took to train, also those of an earlier call that it went on from."""
+    """Return the processor seconds that the networks of a predictor took to train, in this call or an earlier one."""
     return sum(float(json.loads(path.read_text())["cpu_seconds"]) for path in predictor.glob("networks/*/*.json"))
 
 
