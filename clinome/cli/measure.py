@@ -46,7 +46,9 @@ def measure(
     made = measure_images(
         Pictures(images, modality=modality), structure.value, out, masks=masks, names=named, rule=rule, show=pictures
     )
-    typer.echo(f"{made.height} people, {made.width - 1} traits: {out / 'phenotypes.parquet'}")
+    sound = made.filter(pl.any_horizontal(pl.exclude("participant_id").is_not_null())).height
+    none = "" if sound == made.height else f", {made.height - sound} of them without a sound value"
+    typer.echo(f"{made.height} people{none}, {made.width - 1} traits: {out / 'phenotypes.parquet'}")
     typer.echo(f"look at the least certain outlines: {out / 'contact_sheet.png'}")
     print_set_aside(out, pl.read_parquet(out / "measurements.parquet")["image_id"].n_unique())
     print_report(out, pictures=pictures)

@@ -33,7 +33,7 @@ _ATTRIBUTES = (
     *("PerFrameFunctionalGroupsSequence", "InstanceNumber", "AcquisitionNumber", "AcquisitionTime", "ContentTime"),
     *("AcquisitionDateTime", "TriggerTime", "TemporalPositionIdentifier", "EchoNumbers", "DiffusionBValue"),
     *("DiffusionGradientOrientation", "Laterality", "ImageLaterality", "FrameLaterality", "AcquisitionDate", "StudyDate"),
-    *("Manufacturer", "ManufacturerModelName"),
+    *("Manufacturer", "ManufacturerModelName", "EncryptedAttributesSequence"),
 )
 _NOT_SCANS = {
     "SEG": "read it with clinome.imaging.dicom_seg.read_dicom_seg",
@@ -251,6 +251,9 @@ def _refuse_short(path: Path, dataset: Any, syntax: str, pixels: int, frames: in
     if text_of(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
         bits *= 2 / 3
     size, least = path.stat().st_size, int(pixels * frames * bits / 8) if syntax in _UNCOMPRESSED else 8 * frames
+    if size < least and "EncryptedAttributesSequence" in dataset:
+        got, do = "encrypted attributes and no pixels", "ask the sender to decrypt it"
+        raise FormatError("parts of the DICOM file are encrypted, its pixels with them", where=path, got=got, do=do)
     if size < least and syntax != _DEFLATED:
         raise _truncated(path, f"{size:,} bytes", f"at least {least:,} bytes of pixels")
 

@@ -68,6 +68,15 @@ def test_a_bad_image_and_one_without_a_mask_are_set_aside_and_counted(tmp_path: 
     np.testing.assert_allclose(measured["value"], [(4 + k % 3) ** 2 / 256 for k in (0, 2, 3)])
 
 
+def test_people_without_a_sound_value_are_counted_apart(tmp_path: Path) -> None:
+    images = blocks(tmp_path / "in")
+    empty = tmp_path / "in" / pl.read_parquet(images)["mask_path"][0]
+    mask = nibabel.load(empty)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine), empty)
+    said = run("--images", images, "--structure", "volumes", "--names", "front,back", "--out", tmp_path / "out")
+    assert "3 people, 1 of them without a sound value, 6 traits" in said
+
+
 def test_without_masks_the_disc_is_looked_for_and_both_eyes_are_one_person(tmp_path: Path) -> None:
     truth = eyes(tmp_path, n_people=3, size=32, visits=1)
     truth.images.write_parquet(tmp_path / "images.parquet")

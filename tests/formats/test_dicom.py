@@ -223,6 +223,19 @@ def test_other_files(content: bytes, says: str, tmp_path: Path) -> None:
         read(tmp_path / "a.dcm")
 
 
+def test_encrypted_attributes_without_pixels_are_not_called_truncated(tmp_path: Path) -> None:
+    made = pydicom.dcmread(sample("MR_small.dcm"))
+    item = pydicom.Dataset()
+    item.EncryptedContentTransferSyntaxUID, item.EncryptedContent = made.file_meta.TransferSyntaxUID, b"x" * 64
+    made.EncryptedAttributesSequence = [item]
+    made.save_as(tmp_path / "clear.dcm")
+    assert read(tmp_path / "clear.dcm") is not None  # of the pixels nothing is hidden
+    del made.PixelData
+    made.save_as(tmp_path / "a.dcm")
+    with pytest.raises(FormatError, match=r"parts of the DICOM file are encrypted(.|\n)*a\.dcm(.|\n)*decrypt"):
+        read(tmp_path / "a.dcm")
+
+
 def test_files_that_are_no_pictures() -> None:
     with pytest.raises(FormatError, match="cannot be read"):
         read(Path("none.dcm"))
