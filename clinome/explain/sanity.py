@@ -66,6 +66,7 @@ def randomise_model(
     order: Literal["cascade", "each"] = "cascade",
     points: int | None = None,
     signed: bool = False,
+    before: Tensor | None = None,
 ) -> Randomised:
     """Compare maps of ``model`` with maps of copies whose parameters are randomised; the model itself is not touched.
 
@@ -84,11 +85,13 @@ def randomise_model(
     signed
         Compare the maps with their signs, not their sizes, for methods whose maps are shown so. Integrated gradients are a slope
         times a distance from the baseline, and the size of that distance, the picture's own contrast, stays whatever the network.
+    before
+        The maps of ``model`` itself, where they are known already (of several calls, each with random numbers of its own).
     """
     layers = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))][::-1]
     count = len(layers)
     looked = np.arange(count) if points is None else np.unique(np.linspace(count - 1, 0, points).round().astype(int))
-    before = attribute(model, inputs)
+    before = attribute(model, inputs) if before is None else before
     changed = copy.deepcopy(model)
     rows = []
     for k, name in enumerate(layers):

@@ -210,10 +210,8 @@ def _randomised(method: str, some: Sequence[tuple[Group, Question]], how: How) -
             return torch.from_numpy(map_of(method, network, inputs, of, how, quick=True).maps)
 
         how_tested: dict[str, Any] = {"points": 2, "signed": kind_of(method) == "signed"}
-        generator = torch.Generator().manual_seed(0)
-        draws = [
-            randomise_model(group.networks[0], group.inputs, attribute, generator=generator, **how_tested) for _ in range(_DRAWS)
-        ]
+        how_tested |= {"generator": torch.Generator().manual_seed(0), "before": attribute(group.networks[0], group.inputs)}
+        draws = [randomise_model(group.networks[0], group.inputs, attribute, **how_tested) for _ in range(_DRAWS)]
         alike += [one.similarity for one in draws]
         layers = tuple(draws[0].layers)
     joined = np.concatenate(alike, axis=1)  # (layers, draws × images)

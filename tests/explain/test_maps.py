@@ -247,6 +247,8 @@ def test_gradients_pass_the_randomisation_test_and_an_edge_detector_fails() -> N
     some = randomise_model(model, x, gradients, generator=torch.Generator().manual_seed(0), points=2)
     assert some.layers == ["5", "0"]
     np.testing.assert_array_equal(some.similarity, passes.similarity[[0, 2]])
+    known = {"before": gradients(model, x), "generator": torch.Generator().manual_seed(0)}
+    np.testing.assert_array_equal(randomise_model(model, x, gradients, **known).similarity, passes.similarity)  # type: ignore[arg-type]
     nothing = randomise_model(model, x, lambda model, x: torch.zeros(6, 4), generator=torch.Generator())
     with pytest.raises(NotConverged, match="correlation of nan"):
         nothing.require()
