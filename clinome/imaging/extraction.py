@@ -44,7 +44,7 @@ from clinome.core.provenance import fingerprint
 from clinome.imaging.loading import Faults, Read, Sample
 from clinome.imaging.reading import fault_of
 from clinome.nn.weights import Preprocessing
-from clinome.train.devices import Mode, Precision, arrange, choose_device, low_precision, quickest, reproducible
+from clinome.train.devices import Mode, Precision, arrange, choose_device, low_precision, may_be_last, quickest, reproducible
 
 _BETWEEN = 20.0  # seconds between two notes of how far the work has come
 _TRIED = 4  # pictures on which the precision is measured
@@ -278,7 +278,8 @@ def _width(applied: nn.Module, trial: list[Sample], preprocessing: Preprocessing
 def _mode(applied: nn.Module, pictures: Tensor, precision: Precision) -> Mode:
     """Return the mode that is asked for, or the quickest on ``pictures``."""
     if precision != "measure":
-        return Mode(bfloat16=precision == "bfloat16", channels_last=pictures.ndim == 4)
+        low = precision == "bfloat16"
+        return Mode(bfloat16=low, channels_last=pictures.ndim == 4 and (low or may_be_last(applied)))
 
     def run() -> Tensor:
         with torch.inference_mode():

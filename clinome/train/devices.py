@@ -168,6 +168,17 @@ def has_plane_convolutions(model: nn.Module) -> bool:
     return any(isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)) for part in model.modules())
 
 
+def may_be_last(model: nn.Module) -> bool:
+    """Tell whether 2-D convolutions of ``model`` may have their channels last in float32.
+
+    Without AVX-512, oneDNN (of torch 2.13) writes beyond its memory in strided 1 × 1 convolutions of fewer than 8 channels so.
+    """
+    planes = [part for part in model.modules() if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d))]
+    return bool(planes) and not any(
+        part.kernel_size == (1, 1) and max(part.stride) > 1 and part.in_channels // part.groups < 16 for part in planes
+    )
+
+
 def arrange(model: nn.Module, mode: Mode) -> None:
     """Lay out the weights of ``model`` as ``mode`` says, in place: 2-D convolutions with channels last or first."""
     wanted = torch.channels_last if mode.channels_last else torch.contiguous_format
@@ -194,7 +205,7 @@ def quickest(model: nn.Module, run: Callable[[], object], *, rounds: int = 2) ->
         Makes one pass; it may leave gradients, which are dropped. Batch statistics that it changes are put back.
     """
     kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    modes = [Mode(), Mode(channels_last=True)] if has_plane_convolutions(model) else [Mode()]
+    modes = [Mode(), Mode(channels_last=True)] if may_be_last(model) else [Mode()]
     device = next(model.parameters()).device
     if _has_bfloat16(device):
         modes.append(fixed(model, "bfloat16"))

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from clinome.core.errors import StudyError
 from clinome.train import devices
-from clinome.train.devices import Mode, arrange, choose_device, fixed, join_processes, low_precision, moved, quickest, reproducible
+from clinome.train.devices import (
+    Mode,
+    arrange,
+    choose_device,
+    fixed,
+    join_processes,
+    low_precision,
+    may_be_last,
+    moved,
+    quickest,
+    reproducible,
+)
 
 
 class Pair(NamedTuple):
@@ -142,6 +153,23 @@ def test_bfloat16_is_not_tried_where_a_small_product_is_far_slower(ratio: float,
     monkeypatch.setattr(torch.Tensor, "__matmul__", timed)
     quickest(model, lambda: tried.append("forward" in vars(model)))
     assert any(tried) == (ratio == 1)
+
+
+def test_narrow_strided_convolutions_keep_their_channels_first_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With channels last they write beyond their memory (oneDNN on AVX2), which ends the process now and then."""
+    wide, narrow = (nn.Conv2d(channels, 16, 1, stride=2) for channels in (16, 4))
+    assert may_be_last(nn.Sequential(nn.Conv2d(4, 16, 3, stride=2), nn.Conv2d(4, 16, 1), wide))
+    assert not may_be_last(nn.Sequential(wide, narrow))
+    assert not may_be_last(nn.Conv3d(1, 1, 3))
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda device: False)
+    tried: list[bool] = []
+    monkeypatch.setattr(devices, "arrange", lambda model, mode: tried.append(mode.channels_last))
+    quickest(wide, lambda: None)
+    assert any(tried)
+    tried.clear()
+    quickest(narrow, lambda: None)
+    assert tried
+    assert not any(tried)
 
 
 def test_bfloat16_that_is_not_measured_has_the_channels_of_pictures_last() -> None:
