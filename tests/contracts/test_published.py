@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from toolkit.published import small
 
 from clinome.studies import reproducing
 from clinome.studies.reproducing import FOLDER, about, claims, names
+from clinome.train import devices
 
 NAMES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and not path.name.startswith("_"))
 EVIDENCE = {"same data", "other data", "protocol, simulated"}
@@ -141,4 +143,5 @@ def test_the_small_version_runs_and_has_a_figure_for_every_claim(
     assert [claim.name for claim in found if claim.found is None] == []
     assert all(np.isfinite(claim.found) for claim in found)
     assert figures["provenance"]["written"]
-    assert seconds < 45  # 30 of a core that is not shared
+    quick = devices._has_bfloat16(torch.device("cpu"))  # a core without AVX-512 makes a third of the operations a second
+    assert seconds < (45 if quick else 90)  # 30 of a core that is not shared
