@@ -1,8 +1,7 @@
 """Published results made again: which there are, running one, and its claims beside what was found.
 
 A folder of ``clinome/studies/published`` holds ``study.py`` (with ``run(data, out, …)``, a script where it has options of its own:
-:func:`script`), ``results/figures.json`` (what
-the recorded run found, where there is one) and ``claims.toml``:
+:func:`script`), ``results/figures.json`` (what the recorded run found, where there is one) and ``claims.toml``:
 
     title, paper    what it is about, and the paper with its DOI
     data            the data set, or "none: simulated"

@@ -171,7 +171,8 @@ def has_plane_convolutions(model: nn.Module) -> bool:
 def may_be_last(model: nn.Module) -> bool:
     """Tell whether 2-D convolutions of ``model`` may have their channels last in float32.
 
-    Without AVX-512, oneDNN (of torch 2.13) writes beyond its memory in strided 1 × 1 convolutions of fewer than 8 channels so.
+    Without AVX-512, oneDNN (of torch 2.13) writes beyond its memory in strided 1 × 1 convolutions of fewer channels than a register
+    holds numbers; that was seen with fewer than 8, of which AVX2 holds as many, and 16 are kept away from, as AVX-512 holds.
     """
     planes = [part for part in model.modules() if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d))]
     return bool(planes) and not any(

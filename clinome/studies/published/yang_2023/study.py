@@ -73,10 +73,6 @@ FAITHFUL = Recipe(
     precision="measure",
 )
 THEIRS = Preparation((28, 28), normalise=(127.5, 127.5))
-_SETTINGS = {
-    "ours": {"network": NETWORK, "preparation": OURS, "recipe": RECIPE},
-    "resnet18": {"network": FAITHFUL_NETWORK, "preparation": THEIRS, "recipe": FAITHFUL},
-}
 
 
 def read(folder: Path, *, small: bool = False) -> tuple[NDArray[np.uint8], pl.DataFrame]:
@@ -101,16 +97,19 @@ def run(data: Path, out: Path, *, small: bool = False, only: Literal["ours", "re
     films, examples = read(folder, small=small)
     start = time.process_time()
     floors = pixel_floors(films, examples, TARGET.name, classes=True)
-    made: dict[str, Any] = {"cpu_seconds": {"floors": time.process_time() - start}}
-    resamples, file = 200 if small else 1000, folder / "pneumoniamnist.npz"
+    seconds, made = {"floors": time.process_time() - start}, dict[str, Any]()
+    file = folder / "pneumoniamnist.npz"
     if only != "resnet18":
-        made = _ours(films, examples, floors, out, small=small, seconds=made["cpu_seconds"])
-        write_json(out / "figures.json", made | {"provenance": provenance(inputs=[file], settings=_SETTINGS["ours"], seed=0)})
+        recipe = replace(RECIPE, epochs=4, batch=16, average=0.9, turns=2, members=1) if small else RECIPE
+        network = replace(NETWORK, width=8) if small else NETWORK
+        made = _ours(films, examples, floors, out, network, recipe, seconds, small=small)
+        settings = {"network": network, "preparation": OURS, "recipe": recipe}
+        write_json(out / "figures.json", made | {"provenance": provenance(inputs=[file], settings=settings, seed=0)})
     if only != "ours":
-        short = (replace(FAITHFUL_NETWORK, width=8), THEIRS, replace(FAITHFUL, epochs=2))
-        theirs = short if small else (FAITHFUL_NETWORK, THEIRS, FAITHFUL)
-        judged = _trained(films, examples, *theirs, out / "resnet18", 0).predictions
-        table = _measured(judged, floors, "resnet18", resamples)
+        network = replace(FAITHFUL_NETWORK, width=8) if small else FAITHFUL_NETWORK
+        recipe = replace(FAITHFUL, epochs=2) if small else FAITHFUL
+        judged = _trained(films, examples, network, THEIRS, recipe, out / "resnet18", 0).predictions
+        table = _measured(judged, floors, "resnet18", 200 if small else 1000)
         ours = {path.name: pl.read_parquet(path / "predictions.parquet") for path in sorted(out.glob("ours_*"))}
         of_resnet18 = {
             "resnet18_auroc": _value(table, "auroc", "resnet18"),
@@ -121,7 +120,7 @@ def run(data: Path, out: Path, *, small: bool = False, only: Literal["ours", "re
             "metrics": table.to_dicts(),
             "cpu_seconds": {"resnet18": _seconds(out / "resnet18")},
         }
-        settings = _SETTINGS["resnet18"]
+        settings = {"network": network, "preparation": THEIRS, "recipe": recipe}
         write_json(out / "resnet18.json", of_resnet18 | {"provenance": provenance(inputs=[file], settings=settings, seed=0)})
         made |= {name: value for name, value in of_resnet18.items() if name.startswith("resnet18")}
     return made
@@ -132,17 +131,16 @@ def _ours(
     examples: pl.DataFrame,
     floors: dict[str, pl.DataFrame],
     out: Path,
+    network: resnet.Config,
+    recipe: Recipe,
+    seconds: dict[str, float],
     *,
     small: bool,
-    seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Train our recipe from every seed; return its figures."""
-    recipe = replace(RECIPE, epochs=4, batch=16, average=0.9, turns=2, members=1) if small else RECIPE
-    network = replace(NETWORK, width=8) if small else NETWORK
+    """Train our recipe from every seed; return its figures, with the ``seconds`` of all."""
     trained = {}
     for seed in SEEDS[: 1 if small else None]:
         trained[f"ours_{seed}"] = _trained(films, examples, network, OURS, recipe, out / f"ours_{seed}", seed)
-        seconds[f"ours_{seed}"] = _seconds(out / f"ours_{seed}")
     judged = {name: one.predictions for name, one in trained.items()}
     tables = {name: _measured(table, floors, name, 200 if small else 1000) for name, table in judged.items()}
     return {
@@ -152,7 +150,7 @@ def _ours(
         "gain_over_svm": {name: _gain(table, floors["pixels, svm"]) for name, table in judged.items()},
         "metrics": pl.concat(tables.values()).to_dicts(),
         "leakage": trained["ours_0"].leakage.to_dicts(),
-        "cpu_seconds": seconds,
+        "cpu_seconds": seconds | {name: _seconds(out / name) for name in judged},
     }
 
 
