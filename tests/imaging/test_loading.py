@@ -170,8 +170,8 @@ def test_batches_do_not_depend_on_who_makes_them(keep, ndim):
     draw = permutation(4, 2, seed=3)
 
     def drawn(step: int) -> Drawn:
-        epoch, some = draw(step)
-        return Drawn(epoch, rows[some])
+        whole = draw(step)
+        return Drawn(whole.epoch, rows[whole.rows])
 
     kept = fetching(decoded, make, seed=3, targets=targets)
     streamed = fetching(sample, make, seed=3, targets=targets)

@@ -19,6 +19,7 @@ ENGINES = [
     Engine("int8", 256, "cpu", "onednn"),
     Engine("int8", 128, "cpu", "onednn"),
 ]
+HERE = [engine for engine in ENGINES if self_check(engine)]  # base 256 saturates on processors without VNNI
 
 
 @settings(max_examples=25)
@@ -60,7 +61,7 @@ def test_every_engine_gives_the_same_integers_both_ways(seed: int, variants: int
     integers = fixed_point(columns, largest_count=2, bits=int(generator.integers(2, 31))).integers
     counts = generator.integers(-1, 3, (variants, people)).astype(np.int8)
     expected = counts.astype(np.int64) @ integers.astype(np.int64)
-    for engine in ENGINES:
+    for engine in HERE:
         loaded = Columns(integers, engine)
         np.testing.assert_array_equal(loaded.product(counts), expected)
         np.testing.assert_array_equal(loaded.transposed_product(np.ascontiguousarray(counts.T)).T, expected)
@@ -70,19 +71,22 @@ def test_every_engine_gives_the_same_integers_both_ways(seed: int, variants: int
 def test_digits_hold_at_the_ends_of_their_range(edge: int) -> None:
     integers = np.full((33, 17), edge, np.int32)
     counts = np.full((17, 33), 2, np.int8)
-    for engine in ENGINES:
+    for engine in HERE:
         assert (Columns(integers, engine).product(counts) == 66 * edge).all()
 
 
 def test_the_engine_of_this_machine_has_been_checked_and_a_wrong_one_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    assert all(self_check(engine) for engine in ENGINES)
-    assert best_engine() in ENGINES
+    assert {ENGINES[k] for k in (1, 2, 4)} <= set(HERE)
+    ends = np.full((33, 17), 2**31 - 2, np.int32)
+    for engine in set(ENGINES) - set(HERE):
+        assert (Columns(ends, engine).product(np.full((17, 33), 2, np.int8)) != 66 * (2**31 - 2)).any()
+    assert best_engine() in HERE
     right = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: right(a, b).clamp(-32_768, 32_767))  # sums in 16 bits, saturated
     assert not self_check(ENGINES[0])
-    assert best_engine.__wrapped__() == ENGINES[3]
+    assert best_engine.__wrapped__() == (ENGINES[3] if ENGINES[3] in HERE else ENGINES[4])
     multiply = onednn.multiply
     monkeypatch.setattr(onednn, "multiply", lambda a, b: multiply(a, b).clip(-32_768, 32_767))
     assert best_engine.__wrapped__() == ENGINES[2]

